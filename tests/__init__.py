@@ -1,0 +1,1 @@
+"""Tests, in folders that mirror the packages; `tests.tolerances` holds every tolerance."""

@@ -1,0 +1,18 @@
+"""Settings that every test shares: the CPU in double precision, and few, unhurried hypothesis examples."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+from hypothesis import HealthCheck, settings
+
+# Equality is proved in float64; library code is explicit about every dtype and never notices.
+jax.config.update("jax_enable_x64", True)
+
+# A new shape compiles anew, so examples are few and have no deadline. CI tries the same ones every time.
+settings.register_profile(
+    "dev", deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
