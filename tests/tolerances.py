@@ -44,9 +44,10 @@ def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
     Raises:
       AssertionError: names the worst leaf, its error, and where in the array it is.
     """
-    actual_leaves, actual_tree = jax.tree_util.tree_flatten_with_path(actual)
-    expected_leaves, expected_tree = jax.tree_util.tree_flatten_with_path(expected)
-    assert actual_tree == expected_tree, f"structures differ:\n{actual_tree}\n{expected_tree}"
+    actual_leaves, _ = jax.tree_util.tree_flatten_with_path(actual)
+    expected_leaves, _ = jax.tree_util.tree_flatten_with_path(expected)
+    structures: tuple[Any, Any] = (jax.tree.structure(actual), jax.tree.structure(expected))
+    assert structures[0] == structures[1], f"structures differ:\n{structures[0]}\n{structures[1]}"
     worst_error, worst_message = -1.0, ""
     for (path, actual_leaf), (_, expected_leaf) in zip(actual_leaves, expected_leaves, strict=True):
         name = jax.tree_util.keystr(path) or "the array"
@@ -60,7 +61,9 @@ def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
         index = np.unravel_index(int(error.argmax()), error.shape)
         if error[index] > worst_error:
             worst_error = float(error[index])
-            worst_message = f"{name} at {tuple(map(int, index))}: {a[index]!r}, expected {e[index]!r}"
+            worst_message = (
+                f"{name} at {tuple(map(int, index))}: {a[index]!r}, expected {e[index]!r}"
+            )
     assert worst_error <= tolerance, f"error {worst_error:.3e} > {tolerance:.0e}; {worst_message}"
 
 
