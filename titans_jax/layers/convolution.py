@@ -1,9 +1,9 @@
-"""Causal depthwise convolution, the short mixing after the q, k and v projections (paper, section 4.4).
+"""Causal depthwise convolution, the short mixing after the q, k, v projections (paper, 4.4).
 
     y_t = sum_{j=0}^{w-1} kernel_j * x_{t-j}
 
-The state of a stream is its last w - 1 inputs, the `tail`. Splitting a sequence anywhere and carrying the
-tail gives what the whole sequence gives.
+The state of a stream is its last w - 1 inputs, the `tail`. Splitting a sequence anywhere and
+carrying the tail gives what the whole sequence gives.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
 
 from titans_jax.layers.norms import statistics_dtype
+from titans_jax.typing import Array, Bool, Float, Int
+
+
+def tokens_before_padding(
+    mask: Bool[Array, "B T"] | None, batch: int, length: int
+) -> Int[Array, "B"]:
+    """Number of tokens up to the last one that is not padding."""
+    if mask is None:
+        return jnp.full((batch,), length, jnp.int32)
+    count = jnp.arange(1, length + 1, dtype=jnp.int32)
+    return jnp.max(jnp.where(mask, count, 0), axis=1)
 
 
 def causal_convolution(
@@ -30,8 +40,8 @@ def causal_convolution(
         kernel: `kernel[j]` multiplies the input j tokens ago.
         tail: the w - 1 inputs before `x`, oldest first; zeros at the start of a stream.
         reset: True where a document starts; taps that reach across a start see zeros.
-        mask: False where a token is padding; padding counts as zeros, and padding at the end does not
-            move the tail.
+        mask: False where a token is padding; padding counts as zeros, and padding at the end does
+            not move the tail.
 
     Returns:
         The outputs, and the tail after the last token that is not padding.
@@ -59,13 +69,13 @@ def causal_convolution(
         new_tail = history[:, length:]
         tail_document = None if document is None else document[:, length:]
     else:
-        seen = jnp.max(jnp.where(mask, jnp.arange(1, length + 1, dtype=jnp.int32), 0), axis=1)
+        seen = tokens_before_padding(mask, batch, length)
         index = seen[:, None] + jnp.arange(width - 1, dtype=jnp.int32)  # [B, w-1]
         new_tail = jnp.take_along_axis(history, index[..., None], axis=1)
         tail_document = None if document is None else jnp.take_along_axis(document, index, axis=1)
-    if document is not None and tail_document is not None:
+    if tail_document is not None:
         # A start that lies within the tail must still hide what is before it from the next call.
-        same = tail_document == document[:, -1:]
+        same = tail_document == tail_document[:, -1:]
         new_tail = jnp.where(same[..., None], new_tail, jnp.zeros((), x.dtype))
     return y, new_tail.astype(tail.dtype)
 
@@ -104,5 +114,5 @@ class CausalConv(nnx.Module):
         reset: Bool[Array, "B T"] | None = None,
         mask: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B w-1 D"]]:
-        """Applies the convolution and returns the outputs and the new tail, see `causal_convolution`."""
+        """Returns the outputs and the new tail, see `causal_convolution`."""
         return causal_convolution(x, self.kernel[...], tail, reset, mask)

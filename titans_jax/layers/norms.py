@@ -1,7 +1,7 @@
-"""Normalisations: RMS norm with a learnable gain, and the l2 norm of queries and keys (paper, section 4.4).
+"""Normalisations: RMS norm with a learnable gain, and the l2 norm of queries and keys (paper, 4.4).
 
-Statistics are computed in float32 whatever the activations' dtype (a mean of squares in bfloat16 keeps
-only eight bits); float64 stays float64, which is what the exactness tests use.
+Statistics are computed in float32 whatever the activations' dtype (a mean of squares in bfloat16
+keeps only eight bits); float64 stays float64, which is what the exactness tests use.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+
+from titans_jax.typing import Array, Float
 
 RMS_EPSILON = 1e-6
 L2_EPSILON = 1e-6
 
 
 def statistics_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
-    """The dtype for statistics, softmax and parameters of activations in `dtype`: at least float32."""
+    """The dtype of statistics and parameters for activations in `dtype`: at least float32."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
