@@ -17,7 +17,8 @@ STANDARD_LIBRARY = "stdlib"
 # Parts of the standard library that some distributions leave out or patch, so that one Python version means one
 # corpus; and two folders of generated tables, which are no text that a person wrote.
 _LEFT_OUT_MODULES = frozenset(
-    "distutils ensurepip idlelib lib2to3 tkinter turtle turtledemo venv encodings pydoc_data".split()
+    {"distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtle", "turtledemo", "venv"}
+    | {"encodings", "pydoc_data"}
 )
 _LEFT_OUT_FOLDERS = frozenset(("test", "tests", "__pycache__"))
 
