@@ -1,0 +1,1 @@
+"""Runs of titans_jax: training, sampling, and one folder per experiment."""

@@ -1,0 +1,1 @@
+"""Config files for `--config=`: each has a `get_config()` and says what it costs and what it scores."""

@@ -1,0 +1,28 @@
+"""A small byte-level MAC on the Python standard library's own sources: a first run on any machine.
+
+python -m experiments.train --config=experiments/configs/tiny.py --workdir=runs/tiny
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.training.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = default_config()
+    config.steps = 300
+    config.batch_size = 8
+    config.data.valid_bytes = 262_144
+    config.data.sequence_length = 512
+    config.optimizer.learning_rate = 3e-3
+    config.model.variant = "mac"
+    config.model.dim = 128
+    config.model.num_layers = 3
+    config.model.num_heads = 2
+    config.model.segment = 64
+    config.model.window = 64
+    config.model.feed_forward = 256
+    config.model.memory.num_heads = 2
+    config.model.memory.chunk = 64
+    return config

@@ -1,0 +1,1 @@
+"""Speed and memory of the neural memory, against other implementations on the same machine."""

@@ -1,0 +1,81 @@
+"""Our side of the comparison: runs titans_jax's NeuralMemory when asked.
+
+The layer is configured to contain what titans-pytorch's contains: an RMSNorm in front, no
+convolution, no output gate, an output projection only with several heads, because theirs has one
+only then. `compare_peer` lists what still differs, in both directions.
+"""
+
+import json
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.efficiency import cases, worker
+from titans_jax import MemoryConfig, NeuralMemory
+
+
+class NormedMemory(nnx.Module):
+    """RMSNorm and the memory, which is what titans-pytorch's module contains."""
+
+    def __init__(self, case: cases.Case, *, rngs: nnx.Rngs):
+        config = MemoryConfig(
+            num_heads=case.heads,
+            network="mlp",
+            depth=case.depth,
+            expansion=case.expansion,
+            chunk=case.chunk,
+            gates="token",
+            momentum=True,
+            forget=True,
+            conv_width=0,
+            read="after",
+            output_gate=False,
+        )
+        self.norm = nnx.RMSNorm(case.dim, rngs=rngs)
+        self.memory = NeuralMemory(
+            case.dim, config, project_output=case.heads > 1, dtype=jnp.float32, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output [B, T, D] from a fresh memory."""
+        y, _ = self.memory(self.norm(x))
+        return y
+
+
+def main() -> None:
+    """Reads the case from the command line, then serves requests."""
+    case = cases.Case(**json.loads(sys.argv[1]))
+    graph, parameters = nnx.split(NormedMemory(case, rngs=nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(0), (case.batch, case.length, case.dim), jnp.float32)
+
+    def apply(parameters: nnx.State, x: jax.Array) -> jax.Array:
+        return nnx.merge(graph, parameters)(x)
+
+    def loss(parameters: nnx.State, x: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(apply(parameters, x)))
+
+    forward = jax.jit(apply)
+    forward_backward = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+    def matmul() -> float:
+        a = jax.random.normal(jax.random.key(1), (2048, 2048), jnp.float32)
+        product = jax.jit(jnp.dot)
+        best = float("inf")
+        for _ in range(6):
+            start = time.perf_counter()
+            jax.block_until_ready(product(a, a))
+            best = min(best, time.perf_counter() - start)
+        return 2 * 2048**3 / best
+
+    passes = {
+        "fwd": lambda: jax.block_until_ready(forward(parameters, x)),
+        "fwdbwd": lambda: jax.block_until_ready(forward_backward(parameters, x)),
+    }
+    worker.serve(passes, matmul)
+
+
+if __name__ == "__main__":
+    main()

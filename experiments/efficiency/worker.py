@@ -1,0 +1,74 @@
+"""The protocol between the comparison and its worker processes, and how a process sees its memory.
+
+A worker reads one JSON request per line and answers each with one line that starts with `MARK`;
+anything else a library prints is passed over. Requests:
+
+    {"op": "time", "pass": "fwd", "seconds": 0.5}   run about that long; answer: seconds per call
+    {"op": "memory", "pass": "fwdbwd", "calls": 3}  answer: peak growth of resident memory, bytes
+    {"op": "matmul"}                                answer: rate of a large float32 matmul, FLOP/s
+
+Standard library only: both sides' workers import it.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+MARK = "@reply "
+
+
+def memory_status(field: str) -> int:
+    """A size in bytes from this process's status: `VmRSS` (now) or `VmHWM` (the most so far).
+
+    `getrusage`'s maximum is no use here: a new process inherits its parent's.
+
+    Raises:
+      RuntimeError: where the kernel has no /proc.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise RuntimeError("peak memory is read from /proc/self/status, which only Linux has")
+    for line in status.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no field {field!r}")
+
+
+def time_calls(call: Callable[[], None], seconds: float) -> list[float]:
+    """Seconds of each of as many calls as fit in `seconds`; at least one."""
+    durations: list[float] = []
+    while not durations or sum(durations) < seconds:
+        start = time.perf_counter()
+        call()
+        durations.append(time.perf_counter() - start)
+    return durations
+
+
+def memory_growth(call: Callable[[], None], calls: int) -> int:
+    """Peak resident memory over `calls` calls minus resident memory before the first, in bytes."""
+    before = memory_status("VmRSS")
+    for _ in range(calls):
+        call()
+    return max(memory_status("VmHWM") - before, 0)
+
+
+def serve(passes: Mapping[str, Callable[[], None]], matmul: Callable[[], float]) -> None:
+    """Answers requests from standard input until it ends.
+
+    Args:
+      passes: what to run for "fwd" and for "fwdbwd"; each call returns when its work is done.
+      matmul: measures the rate of a large matmul.
+    """
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["op"] == "time":
+            answer: object = time_calls(passes[request["pass"]], request["seconds"])
+        elif request["op"] == "memory":
+            answer = memory_growth(passes[request["pass"]], request["calls"])
+        elif request["op"] == "matmul":
+            answer = matmul()
+        else:
+            raise ValueError(f"op is {request['op']!r}; it must be time, memory or matmul")
+        print(MARK + json.dumps(answer), flush=True)

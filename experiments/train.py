@@ -1,0 +1,215 @@
+"""Trains a Titans language model on text, and a Transformer++ of equal parameters beside it.
+
+    python -m experiments.train --config=experiments/configs/tiny.py --workdir=DIR --config.model.variant=mag
+
+The same command again continues from the last checkpoint, bit for bit. Read `execute` for the whole and `train` for
+one model.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import app, flags, logging
+from jaxtyping import PyTree
+from ml_collections import config_flags
+
+from experiments.training import parameters, report
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.config import TrainConfig, parse_flags, train_config
+from experiments.training.generation import generate, make_decode_step
+from experiments.training.metrics import MetricsLog
+from experiments.training.optimizer import learning_rate_schedule, make_optimizer
+from experiments.training.step import (
+    evaluate,
+    init_params,
+    make_eval_step,
+    make_train_step,
+    split_model,
+)
+from experiments.training.text import Text, load_text, train_batches, valid_batches
+from experiments.training.workdir import open_workdir
+from titans_jax import TitansConfig
+from titans_jax.data import Tokenizer, load_tokenizer, lzma_bits_per_byte, order0_bits_per_byte
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
+_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run; created, or continued")
+
+
+class Trained(NamedTuple):
+    """A trained model."""
+
+    params: PyTree
+    valid_bpb: float  # over all of the validation text
+    records: list[dict[str, Any]]  # what metrics.jsonl holds
+
+
+def train(
+    config: TrainConfig, model: TitansConfig, text: Text, tokenizer: Tokenizer, folder: Path
+) -> Trained:
+    """Trains one model to config.steps, from its last checkpoint if there is one.
+
+    Args:
+      config: the run's.
+      model: which model; the run's own or its baseline.
+      text: to train on and to validate with.
+      tokenizer: of the text; checkpoints remember which.
+      folder: for checkpoints, metrics and the parameter table.
+
+    Raises:
+      ValueError: the checkpoints are of another tokenizer or text, or all are damaged.
+      FloatingPointError: the loss is not finite.
+    """
+    # Model, optimizer, data.
+    folder.mkdir(parents=True, exist_ok=True)
+    graphdef, shapes = split_model(model)
+    (folder / "parameters.txt").write_text(parameters.table(shapes), encoding="utf-8")
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    params = init_params(model, config.seed)
+    opt_state = optimizer.init(params)
+    batches = train_batches(config, text)
+    train_step = make_train_step(graphdef, optimizer, config.accumulation)
+    eval_step = make_eval_step(graphdef)
+    tokens_per_byte = text.train.target_tokens / text.train.target_bytes
+
+    # Where the last run stopped.
+    checkpoints = Checkpoints(
+        folder / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints
+    )
+    identity = {"tokenizer": tokenizer.fingerprint(), "text": text.fingerprint}
+    start_step, params, opt_state = checkpoints.restore(params, opt_state, batches, identity)
+    if start_step:
+        print(f"{model.variant}: continuing after step {start_step}", flush=True)
+    log = MetricsLog(
+        folder,
+        name=model.variant,
+        start_step=start_step,
+        steps=config.steps,
+        tokens_per_step=config.batch_size * config.data.sequence_length,
+        tokens_per_byte=tokens_per_byte,
+        log_every=config.log_every,
+        learning_rate=learning_rate_schedule(config.optimizer, config.steps),
+    )
+
+    # The loop. Metrics are one step late; validation and checkpoints come first to what is pending.
+    for step in range(start_step + 1, config.steps + 1):
+        params, opt_state, metrics = train_step(params, opt_state, next(batches))
+        log.push(step, metrics)
+        last = step == config.steps
+        if config.eval_every and step % config.eval_every == 0 and not last:
+            log.flush()
+            some = zip(valid_batches(config, text), range(config.eval_batches), strict=False)
+            nats, tokens = evaluate(eval_step, params, (batch for batch, _ in some))
+            log.validation(step, nats / tokens / math.log(2) * tokens_per_byte)
+        if last or checkpoints.due(step):
+            log.flush()  # a loss that is not finite stops the run here, before it is saved
+            checkpoints.save(step, params, opt_state, batches, identity)
+            log.pause()
+
+    # The score: every validation token once, per byte of the text they spell.
+    nats, _ = evaluate(eval_step, params, valid_batches(config, text))
+    valid_bpb = nats / math.log(2) / text.valid.target_bytes
+    if not log.records or log.records[-1].get("valid_bpb") != valid_bpb:
+        log.validation(config.steps, valid_bpb)
+    log.close()
+    checkpoints.close()
+    return Trained(params, valid_bpb, log.records)
+
+
+class Run(NamedTuple):
+    """A run whose every input has been read and checked; nothing is compiled yet."""
+
+    config: TrainConfig
+    folder: Path
+    tokenizer: Tokenizer
+    text: Text
+    models: dict[str, TitansConfig]  # by variant: the config's own, then its baseline
+
+
+def prepare(config: TrainConfig, folder: Path) -> Run:
+    """Reads what a run needs and opens its workdir.
+
+    Args:
+      config: see TrainConfig; the vocabulary is taken from the tokenizer.
+      folder: the workdir.
+
+    Raises:
+      ValueError, FileNotFoundError: see `load_tokenizer`, `load_text`, `transformer_like`, `open_workdir`.
+    """
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+    config = dataclasses.replace(config, model=model)
+    text = load_text(config, tokenizer)
+    models = {model.variant: model}
+    if config.baseline and model.variant != "transformer":
+        models["transformer"] = parameters.transformer_like(model)
+    open_workdir(folder, config)
+    return Run(config, folder, tokenizer, text, models)
+
+
+def execute(run: Run) -> dict[str, float]:
+    """Trains the model and its baseline, and reports.
+
+    Returns:
+      Name -> validation bits per byte, of the models and of the yardsticks.
+    """
+    started = time.perf_counter()
+    config, text = run.config, run.text
+    source = config.data.path
+    if source == "stdlib":
+        source = "the Python standard library's own sources (--config.data.path=DIR_OR_FILE for any other text)"
+    print(f"text: {source}")
+    print(f"{text.train.target_bytes:,} bytes to train on, {text.valid.target_bytes:,} held out")
+    counts = {name: parameters.count(split_model(model)[1]) for name, model in run.models.items()}
+    for name, number in counts.items():
+        print(f"{name}: {number:,} parameters ({run.folder}/{name}/parameters.txt)", flush=True)
+
+    trained = {
+        name: train(config, model, text, run.tokenizer, run.folder / name)
+        for name, model in run.models.items()
+    }
+
+    own = config.model.variant
+    scores = {name: result.valid_bpb for name, result in trained.items()}
+    scores["order-0 entropy"] = order0_bits_per_byte(text.valid_bytes)
+    scores["lzma"] = lzma_bits_per_byte(text.valid_bytes)
+    records = {name: result.records for name, result in trained.items()}
+    sample = _sample(config, trained[own].params, run.tokenizer)
+    report.write_report(run.folder, scores, counts, records, sample)
+    print(
+        f"valid_bpb={scores[own]:.4f} order0_bpb={scores['order-0 entropy']:.4f} "
+        f"lzma_bpb={scores['lzma']:.4f} transformer_bpb={scores.get('transformer', math.nan):.4f} "
+        f"seconds={time.perf_counter() - started:.0f}",
+        flush=True,
+    )
+    return scores
+
+
+def _sample(config: TrainConfig, params: PyTree, tokenizer: Tokenizer) -> str:
+    graphdef, _ = split_model(config.model)
+    step = make_decode_step(
+        graphdef, temperature=config.sample.temperature, top_k=config.sample.top_k
+    )
+    prompt = [tokenizer.start_token, *tokenizer.encode(config.sample.prompt.encode()).tolist()]
+    ids = list(generate(graphdef, params, step, prompt, config.sample.length, config.seed))
+    return config.sample.prompt + tokenizer.decode(ids).decode(errors="replace")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads the flags and runs; what a user can get wrong ends in one message, not a traceback."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches; what matters is raised
+    try:
+        prepared = prepare(train_config(_CONFIG.value), Path(_WORKDIR.value))
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    execute(prepared)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main, flags_parser=parse_flags)

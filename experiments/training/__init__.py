@@ -1,0 +1,1 @@
+"""The parts of a training run that `experiments.train` puts in order."""

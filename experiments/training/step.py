@@ -1,0 +1,111 @@
+"""The training step and the validation loss: pure functions over a model that was split once.
+
+A model is (graphdef, params): `graphdef` is static, `params` a nested dict of arrays. No loop holds a module.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+from titans_jax import Titans, TitansConfig
+from titans_jax.models.loss import next_token_loss
+
+Batch = dict[str, Any]  # "inputs", "targets": Int32[B T]; "loss_mask", "reset": Bool[B T]
+
+
+class StepMetrics(NamedTuple):
+    """What one optimizer step reports; device scalars."""
+
+    loss: Float[Array, ""]  # nats per token, over the whole batch
+    grad_norm: Float[Array, ""]  # global norm before clipping
+
+
+def split_model(config: TitansConfig) -> tuple[nnx.GraphDef, PyTree]:
+    """Returns the model's static part and the shapes of its parameters; allocates nothing."""
+    model = nnx.eval_shape(lambda: Titans(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def init_params(config: TitansConfig, seed: int) -> PyTree:
+    """Returns fresh parameters as a nested dict of float32 arrays."""
+
+    @jax.jit
+    def init(key: Array) -> PyTree:
+        return nnx.to_pure_dict(nnx.split(Titans(config, rngs=nnx.Rngs(key)))[1])
+
+    return init(jax.random.key(seed))
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, accumulation: int
+) -> Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree, StepMetrics]]:
+    """Returns the jitted step (params, optimizer_state, batch) -> (params, optimizer_state, metrics).
+
+    Parameters and optimizer state are donated: the update happens in place.
+
+    Args:
+      graphdef: the model's static part.
+      optimizer: any optax transformation.
+      accumulation: the batch is cut into this many equal parts, gradients summed over a `lax.scan`; parts are
+        weighted by the tokens that count in them, so the result is the gradient of the whole batch's mean loss.
+    """
+
+    def loss_and_grads(params: PyTree, batch: Batch) -> tuple[Array, Array, PyTree]:
+        def loss(params: PyTree) -> tuple[Array, Array]:
+            value, aux = next_token_loss(nnx.merge(graphdef, params), batch)
+            return value, aux["tokens"]
+
+        (value, tokens), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return value, tokens.astype(jnp.float32), grads
+
+    def accumulated(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
+        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
+
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            value, tokens, grads = loss_and_grads(params, part)
+            weighted = jax.tree.map(lambda x: tokens.astype(x.dtype) * x, (value, grads))
+            return jax.tree.map(jnp.add, total, (weighted, tokens)), None
+
+        like = jax.eval_shape(loss_and_grads, params, jax.tree.map(lambda x: x[0], parts))
+        value, tokens, grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        ((value, grads), tokens), _ = jax.lax.scan(add, ((value, grads), tokens), parts)
+        return jax.tree.map(lambda x: x / jnp.maximum(tokens, 1).astype(x.dtype), (value, grads))
+
+    def step(params: PyTree, opt_state: PyTree, batch: Batch) -> tuple[PyTree, PyTree, StepMetrics]:
+        if accumulation == 1:
+            loss, _, grads = loss_and_grads(params, batch)
+        else:
+            loss, grads = accumulated(params, batch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return params, opt_state, StepMetrics(loss, optax.global_norm(grads))
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def make_eval_step(graphdef: nnx.GraphDef) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
+    """Returns the jitted (params, batch) -> (summed nats, tokens scored)."""
+
+    @jax.jit
+    def step(params: PyTree, batch: Batch) -> tuple[Array, Array]:
+        value, aux = next_token_loss(nnx.merge(graphdef, params), batch)
+        return value * aux["tokens"], aux["tokens"]
+
+    return step
+
+
+def evaluate(
+    step: Callable[[PyTree, Batch], tuple[Array, Array]], params: PyTree, batches: Iterable[Batch]
+) -> tuple[float, int]:
+    """Returns (summed nats, tokens scored) over `batches`."""
+    # Sums stay on the device until the end: fetching each would make it wait.
+    sums = np.asarray(jax.device_get([step(params, batch) for batch in batches]), np.float64)
+    nats, tokens = sums.sum(axis=0)
+    return float(nats), int(tokens)

@@ -1,0 +1,88 @@
+"""The folder of a run: what it was started with, and whether this command may continue it."""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from experiments.training.config import TrainConfig, flatten
+
+# What may change between one start and the next without making another run of it. `steps` may only grow (a longer run);
+# the learning-rate schedule then ends at the new last step.
+MAY_CHANGE = frozenset(
+    (
+        "steps",
+        "log_every",
+        "eval_every",
+        "eval_batches",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "sample.prompt",
+        "sample.length",
+        "sample.temperature",
+        "sample.top_k",
+    )
+)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def open_workdir(folder: Path, config: TrainConfig) -> None:
+    """Creates the folder, or checks that it belongs to this config; writes config.json and versions.json.
+
+    Raises:
+      ValueError: the folder belongs to a run with another config; names each field with both values.
+    """
+    path = folder / "config.json"
+    flat = json.loads(json.dumps(flatten(config), default=_named))
+    if path.exists():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        differing = [
+            f"  config.{name}: {saved.get(name, 'absent')!r} in the workdir, {flat.get(name, 'absent')!r} given"
+            for name in sorted(saved.keys() | flat.keys())
+            if name not in MAY_CHANGE and saved.get(name, "absent") != flat.get(name, "absent")
+        ]
+        if differing:
+            raise ValueError(
+                f"--workdir={folder} holds a run with another config:\n"
+                + "\n".join(differing)
+                + "\n"
+                "give the same values, or another --workdir"
+            )
+        if flat["steps"] < saved["steps"]:
+            raise ValueError(
+                f"config.steps={flat['steps']}: the run in --workdir={folder} was started with {saved['steps']}; "
+                "give at least as many, or another --workdir"
+            )
+        if flat["steps"] > saved["steps"]:
+            print(
+                f"steps: {saved['steps']} before, {flat['steps']} now; the learning rate now ends its decay there"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
+    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns the flat config {"model.dim": 128, ...} of the run in `folder`.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"--workdir={folder}: no run there (no config.json); train one first"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a run depends on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "platform": platform.platform(), **found}
+
+
+def _named(value: Any) -> str:
+    # A memory network may be a function; it is known by its name.
+    return getattr(value, "__qualname__", repr(value))
