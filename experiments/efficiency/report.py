@@ -25,9 +25,8 @@ def describe_row(row: dict[str, Any]) -> str:
 
 def describe_scaling(row: dict[str, Any]) -> str:
     """One length of the scaling table for the terminal."""
-    return (
-        f"{row['length']:>7} tokens: {row['fwd']:7.2f} us/token fwd, {row['fwdbwd']:7.2f} fwd+bwd"
-    )
+    passes = ", ".join(f"{row[which]:.2f} {which}" for which in cases.PASSES)
+    return f"{row['length']:>7} tokens, microseconds per token: {passes}"
 
 
 def _with_spread(speed: dict[str, float]) -> str:
