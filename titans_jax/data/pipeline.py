@@ -101,7 +101,7 @@ def make_pipeline(
             _FilledUp(dataset, batch_size * process_count, blank_window(sequence_length))
         )
     share = dataset[process_index::process_count]
-    return share.to_iter_dataset(_IN_THE_CALLER).batch(batch_size, drop_remainder=True)
+    return share.to_iter_dataset(_IN_THE_CALLER).batch(batch_size)
 
 
 class _FilledUp:

@@ -112,6 +112,6 @@ def test_windows_have_the_types_of_a_batch_and_are_built_anew(make):
             "loss_mask": "bool",
             "reset": "bool",
         }
-        assert all(np.shape(value) == (8,) for value in window.values())
+        assert all(np.asarray(value).shape == (8,) for value in window.values())
     source[0]["inputs"][:] = -1
     assert (source[0]["inputs"] >= 0).all()

@@ -147,6 +147,13 @@ def test_copies_of_a_text_never_straddle_the_split(copies):
             assert all(held_out.text not in document.text for document in train)
 
 
+def test_a_tail_is_cut_off_every_copy_of_its_text():
+    text = bytes(range(100))
+    train, valid = split_documents([Document("a", text), Document("b", text)], 0.2)
+    assert [document.text for document in train] == [text[:60], text[:60]]
+    assert [document.text for document in valid] == [text[60:]]
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
 def test_a_fraction_outside_its_range_is_named(fraction):
     with pytest.raises(ValueError, match=f"valid_fraction is {fraction}"):

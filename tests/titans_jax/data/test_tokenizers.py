@@ -36,6 +36,10 @@ def files(tmp_path_factory):
     (folder / "sp.model").write_bytes(model.getvalue())
     bpe = tokenizers.ByteLevelBPETokenizer()
     bpe.train_from_iterator(SENTENCES, vocab_size=300, special_tokens=["<s>"], show_progress=False)
+    # As most published files do, it asks for a start token in front of every text.
+    bpe._tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
     bpe.save(str(folder / "hf.json"))
     return folder
 
