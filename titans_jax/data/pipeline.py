@@ -1,15 +1,13 @@
 """From tokens to batches: a grain pipeline that is deterministic and can be saved and resumed at any batch."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import numpy as np
 from jaxtyping import Int32
 
 from titans_jax.data.packing import DocumentWindows, StreamWindows, Window, blank_window
-
-Packing = Literal["stream", "documents"]
 
 # Cutting a window out of memory takes microseconds, less than handing it between threads would.
 _IN_THE_CALLER = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
@@ -25,7 +23,7 @@ def make_pipeline(
     repeat: bool,
     process_index: int = 0,
     process_count: int = 1,
-    packing: Packing = "stream",
+    packing: str = "stream",
     alignment: int = 1,
 ) -> grain.IterDataset[dict[str, Any]]:
     """Batches of windows over documents of tokens.
