@@ -1,0 +1,17 @@
+"""The neural long-term memory: one algebra, several executions, one entry point."""
+
+from titans_jax.memory.api import memory_scan
+from titans_jax.memory.chunk import Carry, chunk_update
+from titans_jax.memory.gates import Gates
+from titans_jax.memory.networks import MLPNetwork
+from titans_jax.memory.state import MemoryState, fresh_state
+
+__all__ = [
+    "Carry",
+    "Gates",
+    "MLPNetwork",
+    "MemoryState",
+    "chunk_update",
+    "fresh_state",
+    "memory_scan",
+]

@@ -1,0 +1,252 @@
+"""`memory_scan`: the one entry point to the memory; every execution gives the same numbers.
+
+    sequential         token by token, Eq. 12-15 with ``jax.grad``: the oracle, and decoding
+    chunked            ``lax.scan`` over chunks in the dual form: the default
+    associative_scan   parallel within a chunk; also for any pure function as the memory network
+    online             chunk 1 with a linear memory, solved tile by tile
+
+Layers know only this function and never which execution ran.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from titans_jax.memory.chunk import Carry
+from titans_jax.memory.chunked import GridTokens, chunked_scan
+from titans_jax.memory.gates import Gates, Read, mask_gates
+from titans_jax.memory.grid import (
+    completed_chunks,
+    from_grid,
+    grid_mask,
+    make_grid,
+    to_grid,
+)
+from titans_jax.memory.networks import MLPNetwork, NetworkFunction, network_function
+from titans_jax.memory.online import online_scan
+from titans_jax.memory.scan import associative_chunk_scan
+from titans_jax.memory.sequential import TokenState, sequential_scan
+from titans_jax.memory.state import MemoryState
+from titans_jax.typing import Array, Heads, TokenFlags
+
+Execution = Literal["auto", "sequential", "associative_scan", "chunked", "online"]
+
+#: Beyond this many tokens the [R, R] matrices of a tile cost more than they save.
+LARGEST_TILE = 128
+
+
+def memory_scan(
+    network: MLPNetwork | NetworkFunction,
+    state: MemoryState,
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    gates: Gates,
+    *,
+    chunk: int,
+    gain: Float[Array, "H K"] | None = None,
+    tile: int | None = None,
+    mask: TokenFlags | None = None,
+    reset: TokenFlags | None = None,
+    initial: Carry | None = None,
+    read: Read = "after",
+    execution: Execution = "auto",
+    aligned: bool = False,
+) -> tuple[Heads, MemoryState]:
+    """Writes a batch of sequences into their memories and reads them at every token.
+
+    Args:
+        network: the memory network; any pure function for "associative_scan" and "sequential".
+        state: the memories before the first token.
+        q: queries; k: keys; v: values, ``[B, T, H, K]``.
+        gates: fields ``[B, T, H]``.
+        chunk: tokens that share one gradient anchor, the paper's b. Changes what is computed.
+        gain: gain of the "residual" network's norm.
+        tile: tokens per matmul. Does not change what is computed. None: chosen.
+        mask: False for padding: an identity step, though it keeps its place in the chunk.
+        reset: True where a document starts, which must be a chunk's first token; the memory
+            returns to ``initial`` there. Elsewhere in a chunk the result is undefined.
+        initial: M and S at a document's start, pytrees of ``[H, ...]``; needed with ``reset``.
+        read: y_t from M_t ("after") or M_{t-1} ("before").
+        execution: one of the above, or "auto".
+        aligned: the caller's promise that ``state.position`` is zero, as in a fresh state: saves
+            the shift of the tokens on the chunk grid.
+
+    Returns:
+        The reads ``[B, T, H, K]`` and the state after the last token.
+
+    Raises:
+        ValueError: for shapes or settings that do not fit, naming the argument.
+    """
+    _check(network, state, q, k, v, gates, chunk, gain, tile, mask, reset, initial, read)
+    execution = choose_execution(network, execution, q.shape[1], chunk, reset)
+    if mask is not None:
+        gates = mask_gates(gates, mask)
+    gain = None if gain is None else gain[:, None, :]
+    if execution == "sequential":
+        return _run_sequential(
+            network, state, (q, k, v, gates), chunk, gain, mask, reset, initial, read
+        )
+    online = execution == "online"
+    tile = tile or _choose_tile(q.shape[1] if online else chunk)
+    batch, length = q.shape[:2]
+    grid = make_grid(
+        length, tile if online else chunk, tile, None if aligned or online else state.position
+    )
+    on_grid = lambda x: None if x is None else to_grid(grid, x)
+    settled = online or (aligned and length % chunk == 0)
+    tokens = GridTokens(
+        *(jnp.moveaxis(on_grid(x), 4, 3) for x in (q, k, v)),  # [N, tiles, B, H, R, K]
+        Gates(*(None if g is None else jnp.moveaxis(on_grid(g), 4, 3) for g in gates)),
+        grid_mask(grid, mask, batch),
+        None if reset is None else on_grid(reset)[:, 0, :, 0],
+        None if settled else completed_chunks(grid, batch),
+    )
+    carry = Carry(state.weights, state.momentum)
+
+    def one_head(gain, carry, anchor, tokens, initial):
+        if online:
+            carry, y = online_scan(network, carry, tokens, read=read)
+            return carry, carry.weights, y
+        scan = chunked_scan if execution == "chunked" else associative_chunk_scan
+        return scan(network, gain, carry, anchor, tokens, initial, read=read)
+
+    head_axes = GridTokens(2, 2, 2, Gates(2, 2, 2), None, None, None)
+    batch_axes = GridTokens(2, 2, 2, Gates(2, 2, 2), 2, 1, 1)
+    heads = jax.vmap(one_head, in_axes=(0, 0, 0, head_axes, 0), out_axes=(0, 0, 2))
+    batched = jax.vmap(heads, in_axes=(None, 0, 0, batch_axes, None), out_axes=(0, 0, 2))
+    carry, anchor, y = batched(gain, carry, state.anchor, tokens, initial)
+    y = from_grid(grid, jnp.moveaxis(y, 3, 4))
+    position = state.position if settled else (state.position + length) % chunk
+    if not settled:
+        finished = position == 0
+        anchor = jax.tree.map(
+            lambda m, a: jnp.where(finished.reshape(-1, *(1,) * (m.ndim - 1)), m, a),
+            carry.weights,
+            anchor,
+        )
+    return y, MemoryState(carry.weights, carry.momentum, anchor, position)
+
+
+def _run_sequential(network, state, tokens, chunk, gain, mask, reset, initial, read):
+    def one_head(gain, carry, anchor, position, tokens, mask, reset, initial):
+        return sequential_scan(
+            network_function(network, gain),
+            TokenState(carry, anchor, position),
+            *tokens,
+            mask,
+            reset,
+            initial,
+            chunk=chunk,
+            read=read,
+        )
+
+    heads = jax.vmap(
+        one_head, in_axes=(0, 0, 0, None, 1, None, None, 0), out_axes=(TokenState(0, 0, None), 1)
+    )
+    batched = jax.vmap(heads, in_axes=(None, 0, 0, 0, 0, 0, 0, None))
+    after, y = batched(
+        gain,
+        Carry(state.weights, state.momentum),
+        state.anchor,
+        state.position,
+        tokens,
+        mask,
+        reset,
+        initial,
+    )
+    return y, MemoryState(after.carry.weights, after.carry.momentum, after.anchor, after.position)
+
+
+def choose_execution(
+    network: MLPNetwork | NetworkFunction,
+    execution: Execution,
+    length: int,
+    chunk: int,
+    reset: TokenFlags | None = None,
+) -> Execution:
+    """Resolves "auto", and refuses an execution that cannot run what it is asked to.
+
+    Raises:
+        ValueError: naming the execution and what it needs.
+    """
+    dense = isinstance(network, MLPNetwork)
+    linear = dense and network.kind == "mlp" and network.depth == 1
+    if execution not in get_args(Execution):
+        raise ValueError(f"execution must be one of {get_args(Execution)}, got {execution!r}")
+    if execution == "auto":
+        if length == 1:
+            return "sequential"
+        if not dense:
+            return "associative_scan"
+        return "online" if chunk == 1 and linear and reset is None else "chunked"
+    if execution == "chunked" and not dense:
+        raise ValueError(
+            "execution 'chunked' needs a built-in network ('mlp' or 'residual'); "
+            "a function runs by 'associative_scan' or 'sequential'"
+        )
+    if execution == "online" and not (chunk == 1 and linear and reset is None):
+        raise ValueError(
+            "execution 'online' needs chunk=1, network 'mlp' of depth 1 and no reset, got "
+            f"chunk={chunk}, network={network!r}, reset {'given' if reset is not None else 'None'}"
+        )
+    return execution
+
+
+def _choose_tile(chunk: int) -> int:
+    if chunk <= LARGEST_TILE:
+        return chunk
+    divisors = [r for r in range(LARGEST_TILE // 2, LARGEST_TILE + 1) if chunk % r == 0]
+    return divisors[-1] if divisors else LARGEST_TILE
+
+
+def _check(network, state, q, k, v, gates, chunk, gain, tile, mask, reset, initial, read):
+    """Refuses what does not fit, before anything is compiled."""
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+        raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
+    if tile is not None and (not isinstance(tile, int) or not 1 <= tile):
+        raise ValueError(f"tile must be a positive integer or None, got {tile!r}")
+    if read not in get_args(Read):
+        raise ValueError(f"read must be 'after' or 'before', got {read!r}")
+    if q.ndim != 4 or q.shape[1] == 0:
+        raise ValueError(f"q must be [B, T, H, K] with T >= 1, got shape {q.shape}")
+    batch, length, heads, _ = q.shape
+    for name, x in (("k", k), ("v", v)):
+        if x.shape != q.shape:
+            raise ValueError(f"{name} must have q's shape {q.shape}, got {x.shape}")
+    for name, x in gates._asdict().items():
+        if x is not None and x.shape != (batch, length, heads):
+            raise ValueError(
+                f"gates.{name} must be [B, T, H] = {(batch, length, heads)}, got shape {x.shape}"
+            )
+    for name, x in (("mask", mask), ("reset", reset)):
+        if x is not None and (x.shape != (batch, length) or x.dtype != jnp.bool_):
+            raise ValueError(
+                f"{name} must be bool [B, T] = {(batch, length)}, got {x.dtype} {x.shape}"
+            )
+    for name in ("weights", "momentum", "anchor"):
+        for leaf in jax.tree.leaves(getattr(state, name)):
+            if leaf.shape[:2] != (batch, heads):
+                raise ValueError(
+                    f"state.{name} must have leading axes [B, H] = {(batch, heads)}, "
+                    f"got shape {leaf.shape}"
+                )
+    if state.position.shape != (batch,):
+        raise ValueError(f"state.position must be [B] = ({batch},), got {state.position.shape}")
+    if reset is not None and initial is None:
+        raise ValueError("reset needs initial, the M and S at a document's start; got None")
+    if isinstance(network, MLPNetwork):
+        expected = [(batch, heads, *shape) for shape in network.shapes(q.shape[-1])]
+        actual = [leaf.shape for leaf in jax.tree.leaves(state.weights)]
+        if actual != expected:
+            raise ValueError(
+                f"state.weights must be {expected} for {network} and heads of {q.shape[-1]} "
+                f"features, got {actual}"
+            )
+        if (network.kind == "residual") != (gain is not None):
+            raise ValueError(
+                f"gain must be given for network 'residual' and only there, got network "
+                f"{network.kind!r} with gain {'None' if gain is None else gain.shape}"
+            )

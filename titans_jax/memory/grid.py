@@ -1,0 +1,104 @@
+"""The chunk grid: where the tokens of a call lie among chunks and tiles.
+
+Executions by chunk see tokens as ``[N, tiles, R, ...]``, chunk n holding the tokens that share an anchor.
+A call that continues a state in the middle of a chunk (position p > 0) puts its tokens at offset p
+of the grid; the grid's empty places are masked, and masked tokens are identity steps. So any
+split of a sequence runs the same code as the whole.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Int
+
+from titans_jax.typing import Array, TokenFlags
+
+
+class Grid(NamedTuple):
+    """Shape of the grid of one call, and how its tokens are shifted.
+
+    Attributes:
+        length: tokens of the call, T.
+        chunks: N.
+        chunk: tokens that share one anchor.
+        tile: R; tiles per chunk are ceil(chunk / tile).
+        offset: first token's place in the first chunk, per sequence, or None for 0 everywhere.
+    """
+
+    length: int
+    chunks: int
+    chunk: int
+    tile: int
+    offset: Int[Array, "B"] | None
+
+    @property
+    def tiles(self) -> int:
+        """Tiles per chunk."""
+        return -(-self.chunk // self.tile)
+
+    @property
+    def full(self) -> bool:
+        """Whether every place of the grid holds a token, so that no mask is needed."""
+        return (
+            self.offset is None
+            and self.chunks * self.chunk == self.length
+            and self.tiles * self.tile == self.chunk
+        )
+
+
+def make_grid(length: int, chunk: int, tile: int, offset: Int[Array, "B"] | None) -> Grid:
+    """The smallest grid that holds ``length`` tokens at any offset in [0, chunk)."""
+    longest = length if offset is None else length + chunk - 1
+    return Grid(length, -(-longest // chunk), chunk, tile, offset)
+
+
+def to_grid(grid: Grid, x: Array) -> Array:
+    """``[B, T, ...]`` to ``[N, tiles, B, R, ...]``, zeros at empty places."""
+    batch, rest = x.shape[0], x.shape[2:]
+    size = grid.chunks * grid.chunk
+    if grid.offset is not None:
+
+        def place(row, start):
+            return jax.lax.dynamic_update_slice_in_dim(
+                jnp.zeros((size, *rest), x.dtype), row, start, axis=0
+            )
+
+        x = jax.vmap(place)(x, grid.offset)
+    elif size != grid.length:
+        x = jnp.pad(x, [(0, 0), (0, size - grid.length)] + [(0, 0)] * len(rest))
+    x = x.reshape(batch, grid.chunks, grid.chunk, *rest)
+    extra = grid.tiles * grid.tile - grid.chunk
+    if extra:
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, extra)] + [(0, 0)] * len(rest))
+    x = x.reshape(batch, grid.chunks, grid.tiles, grid.tile, *rest)
+    return jnp.moveaxis(x, 0, 2)
+
+
+def from_grid(grid: Grid, x: Array) -> Array:
+    """The inverse of `to_grid`: ``[N, tiles, B, R, ...]`` to ``[B, T, ...]``."""
+    rest = x.shape[4:]
+    x = jnp.moveaxis(x, 2, 0)
+    x = x.reshape(-1, grid.chunks, grid.tiles * grid.tile, *rest)[:, :, : grid.chunk]
+    x = x.reshape(-1, grid.chunks * grid.chunk, *rest)
+    if grid.offset is None:
+        return x[:, : grid.length]
+    return jax.vmap(
+        lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, grid.length, axis=0)
+    )(x, grid.offset)
+
+
+def grid_mask(grid: Grid, mask: TokenFlags | None, batch: int) -> Bool[Array, "N tiles B R"] | None:
+    """True where the grid holds a token that counts; None if it does so everywhere."""
+    if mask is None:
+        if grid.full:
+            return None
+        mask = jnp.ones((batch, grid.length), jnp.bool_)
+    return to_grid(grid, mask)
+
+
+def completed_chunks(grid: Grid, batch: int) -> Bool[Array, "N B"]:
+    """True for the chunks that are full when the call ends: after them the anchor moves on."""
+    end = jnp.zeros((batch,), jnp.int32) if grid.offset is None else grid.offset
+    end = end + grid.length
+    return (jnp.arange(1, grid.chunks + 1, dtype=jnp.int32)[:, None] * grid.chunk) <= end

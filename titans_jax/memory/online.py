@@ -1,0 +1,71 @@
+"""The exact online form of the linear memory (depth 1, chunk 1): a gradient at every token's own M.
+
+With M_{t-1} written out in the dual form, the errors e_t = k_t M_{t-1} - v_t of a tile solve a unit
+lower triangular system, because the gradient of token i is 2 k_i^T e_i:
+
+    (I + 2 strict_lower(write[t-1, i] (k_t . k_i))) e = keep_{t-1} k M_0 + carry_{t-1} k S_0 - v
+
+after which the tile is read and written as any other. Without momentum this is the chunk form of
+(Gated) DeltaNet; eta adds momentum to it. The inverse of I + L, L strictly lower triangular of
+size R, is the product (I - L)(I + L^2)(I + L^4)... of log2(R) factors: matmuls only, no solve.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from titans_jax.memory.chunk import Carry, read_tile, write_tile
+from titans_jax.memory.chunked import GridTokens
+from titans_jax.memory.gates import Read, decay_matrices, tile_gates
+from titans_jax.memory.networks import MLPNetwork
+from titans_jax.typing import Array
+
+
+def inverse_unit_lower(strict: Float[Array, "R R"]) -> Float[Array, "R R"]:
+    """(I + L)^-1 for a strictly lower triangular L."""
+    size = strict.shape[-1]
+    identity = jnp.eye(size, dtype=strict.dtype)
+    inverse, power, covered = identity - strict, strict, 2
+    while covered < size:
+        power = power @ power
+        inverse = inverse + inverse @ power
+        covered *= 2
+    return inverse
+
+
+def online_scan(
+    network: MLPNetwork,
+    carry: Carry,
+    tokens: GridTokens,
+    *,
+    read: Read,
+) -> tuple[Carry, Float[Array, "N tiles R K"]]:
+    """Runs one head with gradients at every token's own memory, tile by tile.
+
+    Args:
+        network: "mlp" of depth 1.
+        carry: M and S before the first token.
+        tokens: on a grid of one tile per "chunk", without resets.
+        read: y_t from M_t ("after") or M_{t-1} ("before").
+
+    Returns:
+        M and S after the last token, and the reads.
+    """
+
+    @jax.checkpoint
+    def one_tile(carry, x: GridTokens):
+        q, k, v, gates, mask = jax.tree.map(lambda a: a[0], (x.q, x.k, x.v, x.gates, x.mask))
+        before = decay_matrices(tile_gates(gates, mask, "before"), "before")
+        (m,), (s,) = carry
+        predicted = k @ m  # [R, K]
+        if before.keep is not None:
+            predicted = before.keep * predicted
+        if before.carry is not None:
+            predicted = predicted + before.carry * (k @ s)
+        system = 2.0 * before.write * (k @ k.T)  # [R, R]
+        error = 2.0 * (inverse_unit_lower(system) @ (predicted - v))  # gradients' right factors
+        decays = before if read == "before" else decay_matrices(tile_gates(gates, mask, read), read)
+        y = read_tile(network, None, carry, q, (k,), (error,), decays)
+        return write_tile(carry, (k,), (error,), decays), y[None]
+
+    return jax.lax.scan(one_tile, carry, tokens)

@@ -1,0 +1,50 @@
+"""The streaming state of a memory: everything that a later token needs of the earlier ones.
+
+A state can be carried, sliced by batch, saved, and produced by any split of the sequence. The
+gradient anchor stays that of the running chunk's start, in decoding too, so that decoding one
+token at a time computes what training on the whole sequence computes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Int
+
+from titans_jax.typing import Array, PyTree
+
+
+class MemoryState(NamedTuple):
+    """Fast weights of ``B`` sequences with ``H`` memories each.
+
+    Attributes:
+        weights: M, pytree of ``[B, H, ...]``; for the built-in networks a tuple of ``[B, H, d_in, d_out]``.
+        momentum: S, same structure.
+        anchor: M at the start of the running chunk, at which gradients are taken (Eq. 16).
+        position: tokens already taken in the running chunk, ``[B]``, in [0, chunk).
+    """
+
+    weights: PyTree
+    momentum: PyTree
+    anchor: PyTree
+    position: Int[Array, "B"]
+
+
+def fresh_state(weights: PyTree, batch_size: int, momentum: PyTree | None = None) -> MemoryState:
+    """The state at a sequence's start: the learned M_0 for every sequence, and S_0 = 0.
+
+    Args:
+        weights: M_0, pytree of ``[H, ...]``.
+        batch_size: B.
+        momentum: S_0, pytree of ``[H, ...]``, where it is not zero (after persistent tokens).
+    """
+
+    def broadcast(x):
+        return jnp.broadcast_to(x, (batch_size, *x.shape))
+
+    start = jax.tree.map(broadcast, weights)
+    if momentum is None:
+        momentum = jax.tree.map(jnp.zeros_like, weights)
+    return MemoryState(
+        start, jax.tree.map(broadcast, momentum), start, jnp.zeros((batch_size,), jnp.int32)
+    )
