@@ -1,6 +1,6 @@
 """Generates text from a checkpoint, one token at a time, at a cost per token that does not depend on the position.
 
-    python -m experiments.sample --workdir=runs/tiny --prompt="def main("
+python -m experiments.sample --workdir=runs/tiny --prompt="def main("
 """
 
 import sys
@@ -20,10 +20,17 @@ from titans_jax.data.tokenizers import load_tokenizer
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run to sample from", required=True)
 _PROMPT = flags.DEFINE_string("prompt", "def main(", "the text to continue")
 _LENGTH = flags.DEFINE_integer("length", 400, "tokens to generate", lower_bound=1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0 = always the likeliest token", lower_bound=0)
-_TOP_K = flags.DEFINE_integer("top_k", 40, "draw from the k likeliest tokens; 0 = from all", lower_bound=0)
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 0.8, "0 = always the likeliest token", lower_bound=0
+)
+_TOP_K = flags.DEFINE_integer(
+    "top_k", 40, "draw from the k likeliest tokens; 0 = from all", lower_bound=0
+)
 _SEED = flags.DEFINE_integer("seed", 0, "another seed gives another text")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "where the run's tokenizer file is now, if it has moved")
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "where the run's tokenizer file is now, if it has moved"
+)
+
 
 def main(argv: Sequence[str]) -> None:
     """Loads the newest readable checkpoint of the run and prints a continuation of the prompt."""

@@ -6,7 +6,9 @@ The same command again continues from the last checkpoint, bit for bit. Read `ex
 one model.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -75,48 +77,53 @@ def train(
     eval_step = make_eval_step(graphdef)
     tokens_per_byte = text.train.target_tokens / text.train.target_bytes
 
-    # Where the last run stopped.
-    checkpoints = Checkpoints(
-        folder / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints
-    )
-    identity = {"tokenizer": tokenizer.fingerprint(), "text": text.fingerprint}
-    start_step, params, opt_state = checkpoints.restore(params, opt_state, batches, identity)
-    if start_step:
-        print(f"{model.variant}: continuing after step {start_step}", flush=True)
-    log = MetricsLog(
-        folder,
-        name=model.variant,
-        start_step=start_step,
-        steps=config.steps,
-        tokens_per_step=config.batch_size * config.data.sequence_length,
-        tokens_per_byte=tokens_per_byte,
-        log_every=config.log_every,
-        learning_rate=learning_rate_schedule(config.optimizer, config.steps),
-    )
+    with (
+        contextlib.ExitStack() as stack
+    ):  # closed however the run ends: a checkpoint being written is finished
+        # Where the last run stopped.
+        checkpoints = Checkpoints(
+            folder / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints
+        )
+        stack.callback(checkpoints.close)
+        identity = {"tokenizer": tokenizer.fingerprint(), "text": text.fingerprint}
+        start_step, params, opt_state = checkpoints.restore(params, opt_state, batches, identity)
+        if start_step:
+            print(f"{model.variant}: continuing after step {start_step}", flush=True)
+        log = MetricsLog(
+            folder,
+            name=model.variant,
+            start_step=start_step,
+            steps=config.steps,
+            tokens_per_step=config.batch_size * config.data.sequence_length,
+            tokens_per_byte=tokens_per_byte,
+            log_every=config.log_every,
+            learning_rate=learning_rate_schedule(config.optimizer, config.steps),
+        )
+        stack.callback(log.close)
 
-    # The loop. Metrics are one step late; validation and checkpoints come first to what is pending.
-    for step in range(start_step + 1, config.steps + 1):
-        params, opt_state, metrics = train_step(params, opt_state, next(batches))
-        log.push(step, metrics)
-        last = step == config.steps
-        if config.eval_every and step % config.eval_every == 0 and not last:
-            log.flush()
-            some = zip(valid_batches(config, text), range(config.eval_batches), strict=False)
-            nats, tokens = evaluate(eval_step, params, (batch for batch, _ in some))
-            log.validation(step, nats / tokens / math.log(2) * tokens_per_byte)
-        if last or checkpoints.due(step):
-            log.flush()  # a loss that is not finite stops the run here, before it is saved
-            checkpoints.save(step, params, opt_state, batches, identity)
-            log.pause()
+        # The loop. Metrics are one step late; what is pending is written before a validation or a checkpoint.
+        for step in range(start_step + 1, config.steps + 1):
+            params, opt_state, metrics = train_step(params, opt_state, next(batches))
+            log.push(step, metrics)
+            last = step == config.steps
+            if config.eval_every and step % config.eval_every == 0 and not last:
+                log.flush()
+                some = itertools.islice(valid_batches(config, text), config.eval_batches)
+                nats, tokens = evaluate(eval_step, params, some)
+                log.validation(step, nats / tokens / math.log(2) * tokens_per_byte)
+            if last or checkpoints.due(step):
+                log.flush()  # a loss that is not finite stops the run here, before it is saved
+                checkpoints.save(step, params, opt_state, batches, identity)
+                log.pause()
 
-    # The score: every validation token once, per byte of the text they spell.
-    nats, _ = evaluate(eval_step, params, valid_batches(config, text))
-    valid_bpb = nats / math.log(2) / text.valid.target_bytes
-    if not log.records or log.records[-1].get("valid_bpb") != valid_bpb:
-        log.validation(config.steps, valid_bpb)
-    log.close()
-    checkpoints.close()
-    return Trained(params, valid_bpb, log.records)
+        # The score: every validation token once, per byte of the text they spell.
+        nats, _ = evaluate(eval_step, params, valid_batches(config, text))
+        valid_bpb = nats / math.log(2) / text.valid.target_bytes
+        if (
+            log.records[-1].get("valid_bpb") != valid_bpb
+        ):  # a finished run that is started again has it already
+            log.validation(config.steps, valid_bpb)
+        return Trained(params, valid_bpb, log.records)
 
 
 class Run(NamedTuple):

@@ -1,6 +1,6 @@
 """Checkpoints of a run: parameters, optimizer state, data position and what they belong to, with Orbax.
 
-A checkpoint holds flat dicts {"blocks/mixer/kernel": array}, so that any program can read it without this one's
+A checkpoint holds flat dicts {"layers/mixer/kernel": array}, so that any program can read it without this one's
 classes. Each array's CRC-32 is saved beside it: storage that returns other bytes than it was given goes unnoticed by
 the format itself, and training on would be silently wrong.
 """

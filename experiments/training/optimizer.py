@@ -7,10 +7,12 @@ from jaxtyping import PyTree
 from experiments.training.config import OptimizerConfig
 
 # Parameters under this name are stacked: their first axis counts layers, not features.
-STACKED = "blocks"
-# Never decayed, whatever their rank: M_0 is a starting state (with a head axis), persistent tokens are inputs, and a
-# depthwise kernel [width, D] is D separate filters. None of them multiplies a vector as a matrix does.
-UNDECAYED = ("initial_weights", "persistent", "conv")
+STACKED = "layers"
+# What multiplies a vector as a matrix does. Not the memory's initial weights, which are a starting state; not persistent
+# tokens, which are inputs; not norm scales, gains and biases, two of which have a head axis and so look like matrices.
+MATRICES = ("kernel", "embedding")
+# A depthwise kernel [width, D] is D separate filters.
+NO_MATRICES = ("conv",)
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -29,12 +31,12 @@ def decays(path: str, ndim: int) -> bool:
     """Whether weight decay applies to a parameter.
 
     Args:
-      path: its name, e.g. "blocks/feed_forward/up/kernel".
+      path: its name, e.g. "layers/feed_forward/up/kernel".
       ndim: its number of axes, the layer axis of stacked parameters included.
     """
     names = path.split("/")
     axes = ndim - (names[0] == STACKED)
-    return axes == 2 and not any(name.startswith(UNDECAYED) for name in names)
+    return axes >= 2 and names[-1].endswith(MATRICES) and not any(n.startswith(NO_MATRICES) for n in names)
 
 
 def decay_mask(params: PyTree) -> PyTree:
@@ -43,7 +45,7 @@ def decay_mask(params: PyTree) -> PyTree:
 
 
 def path_name(path: tuple) -> str:
-    """Returns a key path as "blocks/mixer/kernel"."""
+    """Returns a key path as "layers/mixer/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

@@ -85,7 +85,7 @@ def make_train_step(
             loss, grads = accumulated(params, batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
-        return params, opt_state, StepMetrics(loss, optax.global_norm(grads))
+        return params, opt_state, StepMetrics(loss, optax.tree.norm(grads))
 
     return jax.jit(step, donate_argnums=(0, 1))
 

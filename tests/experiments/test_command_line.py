@@ -1,0 +1,61 @@
+"""The real commands, in processes of their own: train with the baseline, continue, sample."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.experiments.tiny_run import write_text
+
+LAST_LINE = re.compile(
+    r"valid_bpb=(\S+) order0_bpb=(\S+) lzma_bpb=(\S+) transformer_bpb=(\S+) seconds=\d+"
+)
+
+
+def command(module, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", module, *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_train_continue_sample(tmp_path):
+    text, workdir = write_text(tmp_path), tmp_path / "run"
+    small = {
+        "steps": 2, "data.path": text, "data.sequence_length": 16, "batch_size": 2, "sample.length": 5,
+        "model.dim": 32, "model.num_layers": 1, "model.segment": 8, "model.memory.chunk": 8,
+        "model.memory.num_heads": 2, "model.num_heads": 2, "model.feed_forward": 32,
+    }  # fmt: skip
+    flags = ["--config=experiments/configs/tiny.py", f"--workdir={workdir}"]
+    flags += [f"--config.{name}={value}" for name, value in small.items()]
+    first = command("experiments.train", *flags)
+    assert first.returncode == 0, first.stderr
+    scores = LAST_LINE.fullmatch(first.stdout.splitlines()[-1])
+    assert scores is not None
+    assert all(0 < float(score) < 9 for score in scores.groups())
+    for name in ("config.json", "versions.json", "report.json", "sample.txt", "loss.png"):
+        assert (workdir / name).stat().st_size > 0
+    for model in ("mac", "transformer"):
+        records = [
+            json.loads(r) for r in (workdir / model / "metrics.jsonl").read_text().splitlines()
+        ]
+        assert [r["step"] for r in records if "loss" in r] == [1, 2]
+        assert any((workdir / model / "tensorboard").iterdir())
+        assert "embedding" in (workdir / model / "parameters.txt").read_text()
+
+    refused = command("experiments.train", *flags, "--config.seed=5")
+    assert refused.returncode != 0
+    assert "config.seed: 0 in the workdir, 5 given" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+    sample = command(
+        "experiments.sample", f"--workdir={workdir}", "--prompt=def main(", "--length=5"
+    )
+    assert sample.returncode == 0, sample.stderr
+    assert sample.stdout.startswith("def main(")

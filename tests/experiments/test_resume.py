@@ -1,0 +1,94 @@
+"""N + M steps = N steps, stop, M steps, bit for bit: parameters, optimizer, data position, losses."""
+
+import json
+
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from experiments import train as training
+from tests.experiments.tiny_run import tiny_config
+
+
+class Stopped(Exception):
+    """What a killed run looks like from inside."""
+
+
+def run(config, folder, monkeypatch, stop_after=None):
+    make = training.make_train_step
+    if stop_after is not None:
+
+        def make_stopping_step(*args):
+            step, done = make(*args), 0
+
+            def stopping(*inputs):
+                nonlocal done
+                if done == stop_after:
+                    raise Stopped
+                done += 1
+                return step(*inputs)
+
+            return stopping
+
+        monkeypatch.setattr(training, "make_train_step", make_stopping_step)
+    try:
+        run = training.prepare(config, folder)
+        ((name, model),) = run.models.items()
+        return training.train(run.config, model, run.text, run.tokenizer, folder / name)
+    finally:
+        monkeypatch.setattr(training, "make_train_step", make)
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [without_clock(json.loads(line)) for line in lines]
+
+
+def without_clock(record):
+    return {name: value for name, value in record.items() if name != "tokens_per_second"}
+
+
+@pytest.mark.parametrize(("variant", "accumulation"), [("lmm", 1), ("mac", 2)])
+def test_stopped_and_continued_equals_uninterrupted(variant, accumulation, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, accumulation=accumulation, model__variant=variant)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    whole = run(config, straight, monkeypatch)
+    with pytest.raises(Stopped):
+        run(config, broken, monkeypatch, stop_after=5)  # one step past the checkpoint of step 4
+    assert sorted(p.name for p in (broken / variant / "checkpoints").iterdir()) == ["2", "4"]
+    parts = run(config, broken, monkeypatch)
+
+    assert whole.valid_bpb == parts.valid_bpb
+    assert losses(straight / variant) == losses(broken / variant)
+    assert [r["step"] for r in losses(broken / variant) if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    items = {"params": None, "optimizer": None, "meta": None}
+    loaded = [
+        ocp.load_checkpointables(f / variant / "checkpoints/6", items) for f in (straight, broken)
+    ]
+    for item in ("params", "optimizer"):
+        assert loaded[0][item].keys() == loaded[1][item].keys()
+        for name, array in loaded[0][item].items():
+            np.testing.assert_array_equal(array, loaded[1][item][name], err_msg=f"{item} {name}")
+    assert loaded[0]["meta"] == loaded[1]["meta"]
+    positions = [
+        (f / variant / "checkpoints/6/data/process_0-of-1.json").read_text()
+        for f in (straight, broken)
+    ]
+    assert positions[0] == positions[1]
+
+
+def test_finished_run_only_scores_again(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, steps=2, model__variant="lmm")
+    first = run(config, tmp_path / "run", monkeypatch)
+    again = run(config, tmp_path / "run", monkeypatch, stop_after=0)
+    assert first.valid_bpb == again.valid_bpb
+    assert losses(tmp_path / "run/lmm") == [without_clock(record) for record in again.records]
+
+
+def test_other_text_is_refused(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, steps=2, model__variant="lmm")
+    run(config, tmp_path / "run", monkeypatch)
+    path = tmp_path / "words.txt"
+    path.write_bytes(path.read_bytes().replace(b"surprises", b"surprised"))
+    with pytest.raises(ValueError, match=r"belongs to something else: text: .* in the checkpoint"):
+        run(config, tmp_path / "run", monkeypatch)
