@@ -25,10 +25,8 @@ class PersistentTokens(nnx.Module):
         self.dim = dim
         self.dtype = dtype
         # No parameter at all when there are no tokens: checkpoints refuse arrays without elements.
-        self.tokens = None
-        if count:
-            initial = jax.random.normal(rngs.params(), (count, dim), statistics_dtype(dtype))
-            self.tokens = nnx.Param(0.02 * initial)
+        initial = jax.random.normal(rngs.params(), (count, dim), statistics_dtype(dtype))
+        self.tokens = nnx.Param(0.02 * initial) if count else None
 
     def __call__(self) -> Float[Array, "P D"]:
         """The tokens, in the dtype of the activations."""

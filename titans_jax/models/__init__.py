@@ -1,0 +1,6 @@
+"""The four Titans and the Transformer++ baseline as one language model, and its loss."""
+
+from titans_jax.models.language_model import Titans
+from titans_jax.models.loss import next_token_loss
+
+__all__ = ["Titans", "next_token_loss"]

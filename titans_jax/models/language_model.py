@@ -1,0 +1,137 @@
+"""The language model: embedding, a stack of equal blocks, final norm, logits.
+
+The blocks are one `Block` whose parameters have a leading layer axis, walked by `jax.lax.scan`: compile time
+does not grow with depth, and `jax.checkpoint` on the scan's body is all that rematerialisation takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from titans_jax.config import TitansConfig
+from titans_jax.layers.linear import linear
+from titans_jax.layers.norms import RMSNorm, statistics_dtype
+from titans_jax.models.block import Block
+from titans_jax.typing import Array, Bool, Float, Int
+
+EMBEDDING_DEVIATION = 0.02
+
+
+class Titans(nnx.Module):
+    """A language model of any variant: MAC, MAG, MAL, LMM, or the Transformer++ baseline.
+
+    Calling it on a sequence split anywhere, with the state carried, gives what calling it once gives; one
+    token at a time is generation.
+    """
+
+    def __init__(self, config: TitansConfig, *, rngs: nnx.Rngs):
+        """Makes the parameters.
+
+        Args:
+            config: the model's configuration.
+            rngs: source of the initial parameters.
+        """
+        dtype = config.activation_dtype
+        self.config = config
+        shape = (config.vocab_size, config.dim)
+        initial = jax.random.normal(rngs.params(), shape, statistics_dtype(dtype))
+        self.embedding = nnx.Param(EMBEDDING_DEVIATION * initial)
+        self.layers = _stacked_blocks(config, rngs)
+        self.norm = RMSNorm(config.dim, dtype, rngs=rngs)
+        if not config.tie_embeddings:
+            self.head = linear(config.dim, config.vocab_size, dtype, rngs=rngs)
+
+    def init_state(self, batch_size: int, max_length: int | None = None) -> Any:
+        """The state before the first token, to be passed to the first call and replaced by what it returns.
+
+        Args:
+            batch_size: number of sequences.
+            max_length: longest stream; only full attention (`window=None`) needs it.
+
+        Returns:
+            A pytree whose leaves start with the axes [L B].
+
+        Raises:
+            ValueError: if `batch_size` or `max_length` is not positive, or full attention has no `max_length`.
+        """
+        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        graph, parameters = nnx.split(self.layers)
+
+        def layer_state(layer: Any) -> Any:
+            return nnx.merge(graph, layer).init_state(batch_size, max_length)
+
+        return jax.lax.map(layer_state, parameters)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        state: Any = None,
+        *,
+        mask: Bool[Array, "B T"] | None = None,
+        reset: Bool[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T V"], Any]:
+        """Predicts the token after every token.
+
+        Args:
+            tokens: token ids; an id outside the vocabulary gives NaN.
+            state: state after the tokens before these, from `init_state` or an earlier call; None at the
+                start of a stream, which is the fast path for training.
+            mask: False where a token is padding. Padding at the end of a call leaves the state as it was.
+            reset: True where a document starts, at the first token of a chunk (of a segment, for MAC).
+
+        Returns:
+            Logits, in float32 at least, and the state after these tokens.
+
+        Raises:
+            ValueError: if an argument's shape or dtype does not fit.
+        """
+        self._check(tokens, state, mask, reset)
+        dtype = self.config.activation_dtype
+        graph, parameters = nnx.split(self.layers)
+
+        def layer(x: Array, scanned: tuple[Any, Any]) -> tuple[Array, Any]:
+            layer_parameters, layer_state = scanned
+            return nnx.merge(graph, layer_parameters)(x, layer_state, mask=mask, reset=reset)
+
+        if self.config.remat:
+            layer = jax.checkpoint(layer)
+        embedding = self.embedding[...]
+        x = jnp.take(embedding, tokens, axis=0, mode="fill", fill_value=jnp.nan).astype(dtype)
+        x, state = jax.lax.scan(layer, x, (parameters, state))
+        x = self.norm(x)
+        kernel = embedding.T if self.config.tie_embeddings else self.head.kernel[...]
+        logits = jnp.matmul(x, kernel.astype(dtype), preferred_element_type=statistics_dtype(dtype))
+        return logits, state
+
+    def _check(self, tokens: Array, state: Any, mask: Array | None, reset: Array | None) -> None:
+        if tokens.ndim != 2 or 0 in tokens.shape:
+            raise ValueError(f"tokens must have shape [batch, length], got {tokens.shape}")
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"tokens must be integers, got dtype {tokens.dtype}")
+        for name, flags in (("mask", mask), ("reset", reset)):
+            if flags is not None and (flags.shape != tokens.shape or flags.dtype != jnp.bool_):
+                raise ValueError(
+                    f"{name} must be bool of tokens' shape {tokens.shape}, "
+                    f"got {flags.dtype} {flags.shape}"
+                )
+        leading = (self.config.num_layers, tokens.shape[0])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            if leaf.shape[:2] != leading:
+                raise ValueError(
+                    f"state{jax.tree_util.keystr(path)} has shape {leaf.shape}, but it must start "
+                    f"with (layers, batch) = {leading}: make it with init_state({leading[1]})"
+                )
+
+
+def _stacked_blocks(config: TitansConfig, rngs: nnx.Rngs) -> Block:
+    """A block whose every parameter has a leading layer axis, each layer drawn from a key of its own."""
+    graph, _ = nnx.split(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))
+    keys = jax.random.split(rngs.params(), config.num_layers)
+    parameters = jax.vmap(lambda key: nnx.state(Block(config, rngs=nnx.Rngs(key))))(keys)
+    return nnx.merge(graph, parameters)

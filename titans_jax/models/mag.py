@@ -1,0 +1,83 @@
+"""MAG, memory as gate: sliding-window attention and the memory side by side (paper, Eq. 26-28).
+
+x~ = [p || norm(x)];  y = SW-Attn(x~);  x <- x + W_O [y (x) Memory(x~)]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flax import nnx
+
+from titans_jax.config import TitansConfig
+from titans_jax.layers.attention import FullState, WindowState
+from titans_jax.layers.norms import RMSNorm
+from titans_jax.layers.persistent import PersistentTokens
+from titans_jax.layers.self_attention import SelfAttention
+from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
+from titans_jax.models.combine import GatedCombination
+from titans_jax.typing import Array, Bool, Float
+
+
+class MAGState(NamedTuple):
+    """State of one layer's stream."""
+
+    memory: NeuralMemoryState
+    attention: WindowState | FullState
+
+
+class MemoryAsGate(nnx.Module):
+    """Sequence layer of the MAG variant."""
+
+    def __init__(self, config: TitansConfig, *, rngs: nnx.Rngs):
+        """Makes the norm, the persistent tokens, the two branches and what joins them.
+
+        Args:
+            config: the model's configuration.
+            rngs: source of the initial parameters.
+        """
+        dim, dtype = config.dim, config.activation_dtype
+        self.norm = RMSNorm(dim, dtype, rngs=rngs)
+        self.persistent = PersistentTokens(config.persistent_tokens, dim, dtype, rngs=rngs)
+        self.attention = SelfAttention(
+            dim, config.num_heads, config.window, config.rope_base, dtype, rngs=rngs
+        )
+        self.memory = NeuralMemory(dim, config.memory, project_output=False, dtype=dtype, rngs=rngs)
+        self.combination = GatedCombination(config, rngs=rngs)
+
+    def init_state(self, batch_size: int, max_length: int | None) -> MAGState:
+        """The memory after the persistent tokens, and an empty window."""
+        return MAGState(
+            memory=self.memory.init_state(batch_size, self.norm(self.persistent())),
+            attention=self.attention.init_state(batch_size, max_length),
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        state: MAGState | None = None,
+        *,
+        mask: Bool[Array, "B T"] | None = None,
+        reset: Bool[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], MAGState]:
+        """Adds the gated attention to the residual stream.
+
+        Args:
+            x: residual stream.
+            state: state after the tokens before `x`; None at the start of a stream.
+            mask: False where a token is padding.
+            reset: True where a document starts, at a chunk's first token.
+
+        Returns:
+            The residual stream and the new state.
+        """
+        memory_state, attention_state = (None, None) if state is None else state
+        prefix = self.norm(self.persistent())
+        inputs = self.norm(x)
+        attended, attention_state = self.attention(
+            inputs, prefix, attention_state, mask=mask, reset=reset
+        )
+        remembered, memory_state = self.memory(
+            inputs, memory_state, mask=mask, reset=reset, prefix=prefix
+        )
+        return x + self.combination(attended, remembered), MAGState(memory_state, attention_state)
