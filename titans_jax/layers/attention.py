@@ -264,45 +264,45 @@ def segment_attention(
     context_values: Float[Array, "B S H K"],
     keys: Float[Array, "B S H K"],
     values: Float[Array, "B S H K"],
-    visible: Bool[Array, "B S"],
     prefix_keys: Float[Array, "P H K"],
     prefix_values: Float[Array, "P H K"],
-    offset: Int[Array, "B"],
     *,
+    query_position: Int[Array, "B Q"],
+    key_position: Int[Array, "B S"],
+    visible: Bool[Array, "B Q S"],
     rope_base: float,
 ) -> Float[Array, "B Q H K"]:
-    """Attention of MAC over [p || h || segment] (paper, Eq. 22 and 23), causal in all of it.
+    """Attention of MAC over [p || h || segment] (paper, Eq. 22 and 23).
 
     Read literally the paper lets token i see every h_j of its segment, and h_j is computed from
-    token j: here h_j is visible to token i only if j <= i, and takes token j's position.
+    token j: here h_j has token j's position and is visible exactly where token j is.
 
     Args:
-        q: queries of the tokens at slots offset .. offset + Q - 1, not rotated.
-        context_keys: keys of h at each slot of the segment, not rotated.
+        q: queries, not rotated.
+        context_keys: keys of h, one for each token, not rotated.
         context_values: values of h.
-        keys: keys of the segment's own tokens, not rotated.
-        values: values of the segment's own tokens.
-        visible: False at slots that are padding or not yet filled.
+        keys: keys of the tokens, not rotated.
+        values: values of the tokens.
         prefix_keys: keys of the persistent tokens.
         prefix_values: values of the persistent tokens.
-        offset: slot of the first query.
+        query_position: positions of the queries; only differences matter.
+        key_position: positions of the keys.
+        visible: which token each query may see: its own segment's, up to itself.
         rope_base: base of the rotary embedding.
 
     Returns:
         The attended values.
     """
-    slot = jnp.arange(keys.shape[1], dtype=jnp.int32)
-    position = offset[:, None] + jnp.arange(q.shape[1], dtype=jnp.int32)  # [B, Q]
-    causal = (slot <= position[..., None]) & visible[:, None, :]  # [B, Q, S]
     rotated_keys = jnp.concatenate(
-        [rotate(context_keys, slot, rope_base), rotate(keys, slot, rope_base)], axis=1
+        [rotate(context_keys, key_position, rope_base), rotate(keys, key_position, rope_base)],
+        axis=1,
     )
     return attend(
         q,
-        rotate(q, position, rope_base),
+        rotate(q, query_position, rope_base),
         rotated_keys,
         jnp.concatenate([context_values, values], axis=1),
-        jnp.concatenate([causal, causal], axis=-1),
+        jnp.concatenate([visible, visible], axis=-1),
         prefix_keys,
         prefix_values,
     )

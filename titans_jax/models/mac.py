@@ -24,7 +24,6 @@ from flax import nnx
 
 from titans_jax.config import TitansConfig
 from titans_jax.layers.attention import segment_attention
-from titans_jax.layers.convolution import tokens_before_padding
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.self_attention import AttentionProjections
@@ -34,7 +33,7 @@ from titans_jax.typing import Array, Bool, FastWeights, Float, Int
 
 
 class SegmentCache(NamedTuple):
-    """The running segment: one slot per token, keys not rotated."""
+    """Tokens and what was recalled for them, one slot each; keys are not rotated."""
 
     context_keys: Float[Array, "B C H K"]
     context_values: Float[Array, "B C H K"]
@@ -47,7 +46,7 @@ class MACState(NamedTuple):
     """State of one layer's stream."""
 
     memory: NeuralMemoryState
-    segment_weights: FastWeights  # the memory at the running segment's start
+    segment_weights: FastWeights  # the memory at the running segment's start, the latest if empty
     context_tail: Float[Array, "B w-1 D"]  # convolution tail of the context queries
     cache: SegmentCache
     offset: Int[Array, "B"]  # tokens already in the running segment, in [0, C)
@@ -135,49 +134,40 @@ class MemoryAsContext(nnx.Module):
             mask,
             reset,
         )
-        if state is None and mask is None:
-            attended, remembered, state = self._fresh(tokens)
-        else:
-            if state is None:
-                state = self.init_state(batch, None)
-            attended, remembered, state = self._carried(tokens, state)
+        run = self._fresh if state is None else self._carried
+        attended, remembered, state = run(tokens, state)
         return x + self.combination(attended, remembered), state._replace(context_tail=tail)
 
-    def _fresh(self, tokens: _Tokens) -> tuple[Array, Array, MACState]:
-        """All tokens of a new stream: a scan over whole segments, then what is left over."""
+    def _fresh(self, tokens: _Tokens, _: None) -> tuple[Array, Array, MACState]:
+        """All tokens of new streams: a scan over whole segments, then what is left over."""
         batch, length = tokens.q.shape[:2]
         whole = length // self.segment * self.segment
         state = self.init_state(batch, None)
 
         def segment(memory: NeuralMemoryState, piece: _Tokens) -> tuple[NeuralMemoryState, tuple]:
-            weights = self._opening_weights(memory.memory.weights, piece.reset)
-            context = self._recall(piece.context_q, weights)
             size = piece.q.shape[1]
-            visible = jnp.ones((batch, size), jnp.bool_)
-            cache = SegmentCache(*context, piece.k, piece.v, visible)
-            attended = self._attend(piece.q, cache, jnp.zeros((batch,), jnp.int32))
-            remembered, memory = self.memory(self.write_norm(attended), memory, reset=piece.reset)
+            weights = self._opening_weights(memory.memory.weights, _any(piece.reset))
+            context = self._recall(piece.context_q, weights)
+            cache = SegmentCache(*context, piece.k, piece.v, _valid(piece))
+            position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size))
+            visible = _causal(position, position) & cache.visible[:, None, :]
+            attended = self._attend(piece.q, position, cache, position, visible)
+            remembered, memory = self._write(attended, memory, piece)
             return memory, (attended, remembered, weights, cache)
 
         def scanned(memory: NeuralMemoryState, piece: _Tokens) -> tuple[NeuralMemoryState, tuple]:
             memory, (attended, remembered, _, _) = segment(memory, piece)
             return memory, (attended, remembered)
 
-        pieces = jax.tree.map(
-            lambda leaf: jnp.moveaxis(
-                leaf[:, :whole].reshape(batch, -1, self.segment, *leaf.shape[2:]), 1, 0
-            ),
-            tokens,
-        )
-        memory, outputs = jax.lax.scan(scanned, state.memory, pieces)
-        attended, remembered = (
-            jnp.moveaxis(leaf, 0, 1).reshape(batch, whole, leaf.shape[-1]) for leaf in outputs
-        )
+        memory, outputs = jax.lax.scan(scanned, state.memory, _frames(tokens, whole, self.segment))
+        attended, remembered = (_unframe(leaf) for leaf in outputs)
         if whole == length:
-            return attended, remembered, state._replace(memory=memory)
+            weights = memory.memory.weights
+            return attended, remembered, state._replace(memory=memory, segment_weights=weights)
 
-        rest = jax.tree.map(lambda leaf: leaf[:, whole:], tokens)
-        memory, (last_attended, last_remembered, weights, cache) = segment(memory, rest)
+        memory, (last_attended, last_remembered, weights, cache) = segment(
+            memory, _after(tokens, whole)
+        )
         missing = self.segment - (length - whole)
         state = state._replace(
             memory=memory,
@@ -193,109 +183,183 @@ class MemoryAsContext(nnx.Module):
         return attended, remembered, state
 
     def _carried(self, tokens: _Tokens, state: MACState) -> tuple[Array, Array, MACState]:
-        """Tokens that continue a stream whose segment is partly filled, each sequence at its own slot.
+        """Tokens that continue streams: frames of a segment's length, wherever segments begin."""
+        length = tokens.q.shape[1]
+        whole = length // self.segment * self.segment
 
-        Every step of the scan takes, from each sequence, the tokens that fall into one segment. Their
-        number differs from sequence to sequence, so they are gathered and the rest is masked.
-        """
-        batch, length = tokens.q.shape[:2]
-        size = min(length, self.segment)
-        steps = 1 + -(-(length - 1) // self.segment)  # enough for any offset
-        seen = tokens_before_padding(tokens.mask, batch, length)
-        first_offset = state.offset
-
-        def step(state: MACState, index: Array) -> tuple[MACState, tuple[Array, Array]]:
-            begin = jnp.clip(index * self.segment - first_offset, 0, seen)
-            count = jnp.clip((index + 1) * self.segment - first_offset, 0, seen) - begin
-            local = jnp.arange(size, dtype=jnp.int32)
-            inside = local < count[:, None]  # [B, size]
-            source = jnp.minimum(begin[:, None] + local, length - 1)
-            piece: _Tokens = jax.tree.map(lambda leaf: _take(leaf, source), tokens)
-            attended, remembered, state = self._advance(piece, inside, count, state)
+        def scanned(state: MACState, piece: _Tokens) -> tuple[MACState, tuple[Array, Array]]:
+            attended, remembered, state = self._advance(piece, state)
             return state, (attended, remembered)
 
-        state, outputs = jax.lax.scan(step, state, jnp.arange(steps, dtype=jnp.int32))
-        place = first_offset[:, None] + jnp.arange(length, dtype=jnp.int32)  # [B, T]
-        chosen = place // self.segment
-        begin = jnp.maximum(chosen * self.segment - first_offset[:, None], 0)
-        local = place - first_offset[:, None] - begin
-        index = chosen * size + jnp.minimum(local, size - 1)
-        attended, remembered = (
-            _take(jnp.moveaxis(leaf, 0, 1).reshape(batch, steps * size, -1), index)
-            for leaf in outputs
-        )
+        state, outputs = jax.lax.scan(scanned, state, _frames(tokens, whole, self.segment))
+        attended, remembered = (_unframe(leaf) for leaf in outputs)
+        if whole == length:
+            return attended, remembered, state
+        last_attended, last_remembered, state = self._advance(_after(tokens, whole), state)
+        attended = jnp.concatenate([attended, last_attended], axis=1)
+        remembered = jnp.concatenate([remembered, last_remembered], axis=1)
         return attended, remembered, state
 
-    def _advance(
-        self, piece: _Tokens, inside: Bool[Array, "B Q"], count: Int[Array, "B"], state: MACState
-    ) -> tuple[Array, Array, MACState]:
-        """Tokens of one segment: the first `count` of each sequence's are `inside`, the others do nothing."""
-        valid = inside if piece.mask is None else inside & piece.mask
-        reset = None if piece.reset is None else inside & piece.reset
-        opening = (state.offset == 0) & (count > 0)  # [B]
-        weights = jax.tree.map(
-            lambda now, start: _where(opening, now, start),
-            state.memory.memory.weights,
-            state.segment_weights,
-        )
-        weights = self._opening_weights(weights, reset)
+    def _advance(self, piece: _Tokens, state: MACState) -> tuple[Array, Array, MACState]:
+        """At most a segment's length of tokens, which lie in the running segment and in the next.
 
-        slot = state.offset[:, None] + jnp.arange(inside.shape[1], dtype=jnp.int32)
-        slot = jnp.where(inside, slot, self.segment)  # outside the cache: dropped
-        rows = jnp.arange(inside.shape[0], dtype=jnp.int32)[:, None]
-        context = self._recall(piece.context_q, weights)
-        held = state.cache._replace(visible=state.cache.visible & ~opening[:, None])
-        cache: SegmentCache = jax.tree.map(
-            lambda old, new: old.at[rows, slot].set(new.astype(old.dtype), mode="drop"),
-            held,
-            SegmentCache(*context, piece.k, piece.v, valid),
+        The next segment recalls from the memory as the running one leaves it, so the running one's
+        tokens are written once to learn that memory, and then all tokens are written in order.
+        """
+        size = piece.q.shape[1]
+        slot = jnp.arange(self.segment, dtype=jnp.int32)
+        position = state.offset[:, None] + jnp.arange(size, dtype=jnp.int32)  # [B, Q]
+        later = position >= self.segment  # in the next segment
+        valid = _valid(piece)
+        # Keys: the slots of the running segment, then these tokens.
+        old_visible = ~later[:, :, None] & state.cache.visible[:, None, :]
+        new_visible = (
+            _causal(position, position)
+            & (later[:, :, None] == later[:, None, :])
+            & valid[:, None, :]
         )
-        attended = self._attend(piece.q, cache, state.offset)
-        # A single token without padding is the decoding step; it has nothing to mask.
-        mask = None if inside.shape[1] == 1 and piece.mask is None else valid
-        remembered, memory = self.memory(
-            self.write_norm(attended), state.memory, mask=mask, reset=reset
+        visible = jnp.concatenate([old_visible, new_visible], axis=-1)  # [B, Q, C+Q]
+        old_position = jnp.broadcast_to(slot, state.cache.visible.shape)
+        key_position = jnp.concatenate([old_position, position], axis=1)
+
+        def attend(context: tuple[Array, Array]) -> tuple[Array, SegmentCache]:
+            new = SegmentCache(*context, piece.k, piece.v, valid)
+            keys: SegmentCache = jax.tree.map(
+                lambda old, new: jnp.concatenate([old.astype(new.dtype), new], axis=1),
+                state.cache,
+                new,
+            )
+            return self._attend(piece.q, position, keys, key_position, visible), new
+
+        now = _within(piece.reset, ~later)
+        weights = self._opening_weights(state.segment_weights, _any(now))
+        context = self._recall(piece.context_q, weights)
+        next_weights = weights
+        if size > 1:  # a single token never lies in the next segment
+
+            def write_running_segment() -> FastWeights:
+                running = piece._replace(mask=valid & ~later, reset=now)
+                _, memory = self._write(attend(context)[0], state.memory, running)
+                return memory.memory.weights
+
+            next_weights = jax.lax.cond(jnp.any(later), write_running_segment, lambda: weights)
+            next_weights = self._opening_weights(next_weights, _any(_within(piece.reset, later)))
+            next_context = self._recall(piece.context_q, next_weights)
+            context = jax.tree.map(
+                lambda a, b: jnp.where(later[..., None, None], a, b), next_context, context
+            )
+        attended, new = attend(context)
+        remembered, memory = self._write(attended, state.memory, piece)
+
+        end = state.offset + size
+        segments = end // self.segment  # 0 or 1: segments completed
+        kept = position // self.segment == segments[:, None]
+        place = jnp.where(kept, position % self.segment, self.segment)  # outside: dropped
+        rows = jnp.arange(place.shape[0], dtype=jnp.int32)[:, None]
+        held = state.cache._replace(visible=state.cache.visible & (segments == 0)[:, None])
+        cache: SegmentCache = jax.tree.map(
+            lambda old, new: old.at[rows, place].set(new.astype(old.dtype), mode="drop"), held, new
+        )
+        segment_weights = jax.tree.map(
+            lambda running, following, latest: _where(
+                end == self.segment, latest, _where(segments == 0, running, following)
+            ),
+            weights,
+            next_weights,
+            memory.memory.weights,
         )
         return (
             attended,
             remembered,
-            MACState(
-                memory=memory,
-                segment_weights=weights,
-                context_tail=state.context_tail,
-                cache=cache,
-                offset=(state.offset + count) % self.segment,
-            ),
+            MACState(memory, segment_weights, state.context_tail, cache, end % self.segment),
         )
 
     def _recall(
         self, context_q: Float[Array, "B Q H K"], weights: FastWeights
     ) -> tuple[Float[Array, "B Q H K"], Float[Array, "B Q H K"]]:
-        """Keys and values of h: the memory is read, and not written."""
+        """Keys and values of h: the memory is read, and not written (Eq. 21)."""
         h = self.memory.read(context_q, weights)
         h = self.context_norm(h.reshape(*h.shape[:2], -1))
         return self.projections.keys_values(h)
 
     def _attend(
-        self, q: Float[Array, "B Q H K"], cache: SegmentCache, offset: Int[Array, "B"]
+        self,
+        q: Float[Array, "B Q H K"],
+        query_position: Int[Array, "B Q"],
+        keys: SegmentCache,
+        key_position: Int[Array, "B S"],
+        visible: Bool[Array, "B Q S"],
     ) -> Float[Array, "B Q D"]:
+        """y of Eq. 23, heads merged."""
         prefix = self.projections.keys_values(self.norm(self.persistent()))
-        out = segment_attention(q, *cache, *prefix, offset, rope_base=self.rope_base)
+        out = segment_attention(
+            q,
+            keys.context_keys,
+            keys.context_values,
+            keys.keys,
+            keys.values,
+            *prefix,
+            query_position=query_position,
+            key_position=key_position,
+            visible=visible,
+            rope_base=self.rope_base,
+        )
         return out.reshape(*out.shape[:2], -1)
 
+    def _write(
+        self, attended: Float[Array, "B Q D"], memory: NeuralMemoryState, piece: _Tokens
+    ) -> tuple[Float[Array, "B Q D"], NeuralMemoryState]:
+        """Writes norm(y) and reads after each write (Eq. 24, 25)."""
+        return self.memory(self.write_norm(attended), memory, mask=piece.mask, reset=piece.reset)
+
     def _opening_weights(
-        self, weights: FastWeights, reset: Bool[Array, "B Q"] | None
+        self, weights: FastWeights, starts_document: Bool[Array, "B"] | None
     ) -> FastWeights:
-        """The memory that a segment recalls from: the initial one where the segment starts a document."""
-        if reset is None:
+        """What a segment recalls from: the initial memory where the segment starts a document."""
+        if starts_document is None:
             return weights
-        initial = self.memory.init_state(reset.shape[0]).memory.weights
-        return jax.tree.map(lambda new, old: _where(reset[:, 0], new, old), initial, weights)
+        initial = self.memory.init_state(starts_document.shape[0]).memory.weights
+        return jax.tree.map(lambda new, old: _where(starts_document, new, old), initial, weights)
 
 
-def _take(x: Array, index: Int[Array, "B Q"]) -> Array:
-    """Picks tokens (axis 1) of each sequence."""
-    return jnp.take_along_axis(x, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), axis=1)
+def _causal(
+    query_position: Int[Array, "B Q"], key_position: Int[Array, "B S"]
+) -> Bool[Array, "B Q S"]:
+    return key_position[:, None, :] <= query_position[:, :, None]
+
+
+def _valid(piece: _Tokens) -> Bool[Array, "B Q"]:
+    return jnp.ones(piece.q.shape[:2], jnp.bool_) if piece.mask is None else piece.mask
+
+
+def _within(
+    reset: Bool[Array, "B Q"] | None, where: Bool[Array, "B Q"]
+) -> Bool[Array, "B Q"] | None:
+    return None if reset is None else reset & where
+
+
+def _any(reset: Bool[Array, "B Q"] | None) -> Bool[Array, "B"] | None:
+    """Whether a document starts among these tokens of one segment, which then is at its first."""
+    return None if reset is None else jnp.any(reset, axis=1)
+
+
+def _frames(tokens: _Tokens, whole: int, size: int) -> _Tokens:
+    """The first `whole` tokens in pieces of `size`, pieces first."""
+    return jax.tree.map(
+        lambda leaf: jnp.moveaxis(
+            leaf[:, :whole].reshape(leaf.shape[0], whole // size, size, *leaf.shape[2:]), 1, 0
+        ),
+        tokens,
+    )
+
+
+def _unframe(x: Float[Array, "n B Q D"]) -> Float[Array, "B nQ D"]:
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
+
+
+def _after(tokens: _Tokens, whole: int) -> _Tokens:
+    return jax.tree.map(lambda leaf: leaf[:, whole:], tokens)
 
 
 def _where(flags: Bool[Array, "B"], true: Array, false: Array) -> Array:
