@@ -36,7 +36,11 @@ def decays(path: str, ndim: int) -> bool:
     """
     names = path.split("/")
     axes = ndim - (names[0] == STACKED)
-    return axes >= 2 and names[-1].endswith(MATRICES) and not any(n.startswith(NO_MATRICES) for n in names)
+    return (
+        axes >= 2
+        and names[-1].endswith(MATRICES)
+        and not any(n.startswith(NO_MATRICES) for n in names)
+    )
 
 
 def decay_mask(params: PyTree) -> PyTree:

@@ -47,7 +47,11 @@ def test_every_matrix_of_a_model_decays_and_nothing_else(variant, tmp_path):
         if name == "embedding" or (name.endswith("kernel") and "/conv/" not in name)
     }
     assert {name for name, decayed in by_name.items() if decayed} == matrices
-    kinds = {"persistent", "scale"} if variant == "transformer" else {"persistent", "scale", "bias", "initial", "conv"}
+    kinds = (
+        {"persistent", "scale"}
+        if variant == "transformer"
+        else {"persistent", "scale", "bias", "initial", "conv"}
+    )
     assert all(any(kind in name for name in by_name.keys() - matrices) for kind in kinds)
 
 
