@@ -206,7 +206,7 @@ def _check(network, state, q, k, v, gates, chunk, gain, tile, mask, reset, initi
     """Refuses what does not fit, before anything is compiled."""
     if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
         raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
-    if tile is not None and (not isinstance(tile, int) or not 1 <= tile):
+    if tile is not None and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 1):
         raise ValueError(f"tile must be a positive integer or None, got {tile!r}")
     if read not in get_args(Read):
         raise ValueError(f"read must be 'after' or 'before', got {read!r}")
@@ -221,11 +221,7 @@ def _check(network, state, q, k, v, gates, chunk, gain, tile, mask, reset, initi
             raise ValueError(
                 f"gates.{name} must be [B, T, H] = {(batch, length, heads)}, got shape {x.shape}"
             )
-    for name, x in (("mask", mask), ("reset", reset)):
-        if x is not None and (x.shape != (batch, length) or x.dtype != jnp.bool_):
-            raise ValueError(
-                f"{name} must be bool [B, T] = {(batch, length)}, got {x.dtype} {x.shape}"
-            )
+    check_flags((batch, length), mask=mask, reset=reset)
     for name in ("weights", "momentum", "anchor"):
         for leaf in jax.tree.leaves(getattr(state, name)):
             if leaf.shape[:2] != (batch, heads):
@@ -245,8 +241,36 @@ def _check(network, state, q, k, v, gates, chunk, gain, tile, mask, reset, initi
                 f"state.weights must be {expected} for {network} and heads of {q.shape[-1]} "
                 f"features, got {actual}"
             )
+        if gain is not None and gain.shape != (heads, q.shape[-1]):
+            raise ValueError(
+                f"gain must be [H, K] = {(heads, q.shape[-1])}, got shape {gain.shape}"
+            )
         if (network.kind == "residual") != (gain is not None):
             raise ValueError(
                 f"gain must be given for network 'residual' and only there, got network "
                 f"{network.kind!r} with gain {'None' if gain is None else gain.shape}"
             )
+    _check_like_weights("state.momentum", state.momentum, state.weights, 0)
+    _check_like_weights("state.anchor", state.anchor, state.weights, 0)
+    if reset is not None:
+        _check_like_weights("initial.weights", initial.weights, state.weights, 1)
+        _check_like_weights("initial.momentum", initial.momentum, state.weights, 1)
+
+
+def _check_like_weights(name, tree, weights, without):
+    """Refuses a pytree that has not the weights' structure and shapes, less some leading axes."""
+    expected = jax.tree.map(lambda leaf: leaf.shape[without:], weights)
+    actual = jax.tree.map(lambda leaf: leaf.shape, tree)
+    if actual != expected:
+        raise ValueError(f"{name} must have the shapes {expected} of the weights, got {actual}")
+
+
+def check_flags(shape: tuple[int, int], **flags: TokenFlags | None) -> None:
+    """Refuses a mask or reset that is not one bool per token.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    for name, x in flags.items():
+        if x is not None and (x.shape != shape or x.dtype != jnp.bool_):
+            raise ValueError(f"{name} must be bool [B, T] = {shape}, got {x.dtype} {x.shape}")

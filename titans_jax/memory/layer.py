@@ -19,7 +19,7 @@ from titans_jax.config import MemoryConfig, is_count, require
 from titans_jax.layers.convolution import CausalConv
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, l2_normalise, statistics_dtype
-from titans_jax.memory.api import memory_scan
+from titans_jax.memory.api import check_flags, memory_scan
 from titans_jax.memory.chunk import Carry
 from titans_jax.memory.gates import Gates, gates_from_logits
 from titans_jax.memory.networks import MLPNetwork, network_function
@@ -190,7 +190,11 @@ class NeuralMemory(nnx.Module):
             lambda p: p[...], self.initial_weights, is_leaf=lambda p: isinstance(p, nnx.Param)
         )
         start = Carry(weights, jax.tree.map(jnp.zeros_like, weights))
-        if prefix is None or prefix.shape[0] == 0:
+        if prefix is None:
+            return start
+        if prefix.ndim != 2 or prefix.shape[-1] != self.dim:
+            raise ValueError(f"prefix must be [P, D] with D = {self.dim}, got shape {prefix.shape}")
+        if prefix.shape[0] == 0:
             return start
         _, state = self._run(prefix[None], self._fresh(1, start), None, None, start, aligned=True)
         return Carry(*jax.tree.map(lambda x: x[0], (state.memory.weights, state.memory.momentum)))
@@ -258,8 +262,16 @@ class NeuralMemory(nnx.Module):
         Raises:
             ValueError: for shapes that do not fit.
         """
-        if x.ndim != 3 or x.shape[-1] != self.dim:
-            raise ValueError(f"x must be [B, T, D] with D = {self.dim}, got shape {x.shape}")
+        if x.ndim != 3 or x.shape[1] == 0 or x.shape[-1] != self.dim:
+            raise ValueError(
+                f"x must be [B, T, D] with T >= 1 and D = {self.dim}, got shape {x.shape}"
+            )
+        check_flags(x.shape[:2], mask=mask, reset=reset)
+        if state is not None and state.memory.position.shape != x.shape[:1]:
+            raise ValueError(
+                f"state must be of x's batch size {x.shape[0]}, got one of "
+                f"{state.memory.position.shape[0]}"
+            )
         start = self._start(prefix) if state is None or reset is not None else None
         aligned = state is None
         state = self._fresh(x.shape[0], start) if state is None else state
