@@ -71,11 +71,10 @@ def memory(inputs, position, mask, reset, *, chunk, read):
     state = [[np.zeros_like(x) for x in inputs.weights] for _ in range(3)]
     for b in range(batch):
         for h in range(heads):
-            at = lambda tree, b=b, h=h: [x[b, h] for x in tree]
             initial = inputs.initial and tuple([x[h] for x in tree] for tree in inputs.initial)
             anchor = inputs.weights if position[b] == 0 else inputs.anchor
             y[b, :, h], ends, _ = one_head(
-                *(at(tree) for tree in (inputs.weights, inputs.momentum, anchor)),
+                *([x[b, h] for x in tree] for tree in (inputs.weights, inputs.momentum, anchor)),
                 int(position[b]),
                 *(x[b, :, h] for x in (inputs.q, inputs.k, inputs.v, alpha, eta, gates.theta)),
                 mask[b],

@@ -198,7 +198,10 @@ def test_any_gates_equal_token_by_token(which, seed, keep, eta, stepped):
     """Gates that are exactly 0 or 1, or underflow, at any token."""
     case, execution = which
     inputs, flags = cases.problem(case, seed)
-    per_token = lambda x: jnp.broadcast_to(jnp.asarray(x)[None, :, None], inputs.gates.theta.shape)
+
+    def per_token(x):
+        return jnp.broadcast_to(jnp.asarray(x)[None, :, None], inputs.gates.theta.shape)
+
     gates = cases.Gates.from_values(
         1.0 - per_token(keep), per_token(eta), inputs.gates.theta * per_token(stepped)
     )
@@ -214,10 +217,11 @@ def test_gradients_pass_through_a_split():
     inputs, flags = cases.problem(case)
 
     def split(inputs, flags, cut=7):
-        at = lambda tree, a, b: jax.tree.map(lambda x: x[:, a:b], tree)
         reads, piece, position = [], inputs, flags.position
         for a, b in ((0, cut), (cut, cases.LENGTH)):
-            tokens = at((inputs.q, inputs.k, inputs.v, inputs.gates), a, b)
+            tokens = jax.tree.map(
+                lambda x, a=a, b=b: x[:, a:b], (inputs.q, inputs.k, inputs.v, inputs.gates)
+            )
             piece = piece._replace(**dict(zip(("q", "k", "v", "gates"), tokens, strict=True)))
             part = Flags(position, flags.mask[:, a:b], None)
             (y, state), position = cases.apply(case, "chunked", piece, part)
@@ -313,8 +317,7 @@ def test_a_reset_is_a_fresh_sequence():
     jax.tree.map(np.testing.assert_array_equal, state, other_state)
 
     tail = jax.tree.map(lambda x: x[:, start:], (inputs.q, inputs.k, inputs.v, inputs.gates))
-    broadcast = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * cases.BATCH), tree)
-    weights, momentum = broadcast(inputs.initial)
+    weights, momentum = jax.tree.map(lambda x: jnp.stack([x] * cases.BATCH), inputs.initial)
     alone = inputs._replace(
         **dict(zip(("q", "k", "v", "gates"), tail, strict=True)),
         weights=weights,
