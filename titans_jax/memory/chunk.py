@@ -94,11 +94,10 @@ def read_tile(
         scores = jax.lax.dot_general(
             x, inputs[layer], (((1,), (1,)), ((), ())), preferred_element_type=dtype
         )  # [R, R]
-        z = jnp.dot(x, weights, preferred_element_type=dtype)  # [R, d_out]
-        if decays.keep is not None:
-            z = decays.keep * z
+        # The decays scale x rather than the product: backward then needs no product kept or redone.
+        z = jnp.dot(_scaled(decays.keep, x), weights, preferred_element_type=dtype)  # [R, d_out]
         if decays.carry is not None:
-            z = z + decays.carry * jnp.dot(x, momentum, preferred_element_type=dtype)
+            z = z + jnp.dot(decays.carry * x, momentum, preferred_element_type=dtype)
         z = z - jnp.dot(scores * decays.write, errors[layer], preferred_element_type=dtype)
         x = jax.nn.silu(z) if layer + 1 < network.depth else z
     return output(network, gain, q, x)
@@ -113,12 +112,16 @@ def write_tile(
         new_m = m if decays.end_keep is None else decays.end_keep * m
         if decays.end_carry is not None:
             new_m = new_m + decays.end_carry * s
-        weights.append(new_m - outer_sum(a, decays.end_write * g))
+        weights.append(new_m - outer_sum(decays.end_write * a, g))
         if decays.end_momentum is None:
             momentum.append(s)
         else:
-            momentum.append(decays.end_eta * s - outer_sum(a, decays.end_momentum * g))
+            momentum.append(decays.end_eta * s - outer_sum(decays.end_momentum * a, g))
     return Carry(tuple(weights), tuple(momentum))
+
+
+def _scaled(factor: Float[Array, "R 1"] | None, x: Float[Array, "R I"]) -> Float[Array, "R I"]:
+    return x if factor is None else factor * x
 
 
 def outer_sum(a: Float[Array, "R I"], g: Float[Array, "R O"]) -> Float[Array, "I O"]:

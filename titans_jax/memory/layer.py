@@ -246,6 +246,7 @@ class NeuralMemory(nnx.Module):
         mask: TokenFlags | None = None,
         reset: TokenFlags | None = None,
         prefix: Float[Array, "P D"] | None = None,
+        aligned: bool = False,
     ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         """Reads and writes the memory at every token.
 
@@ -255,6 +256,7 @@ class NeuralMemory(nnx.Module):
             mask: False for padding.
             reset: True where a document starts, at a chunk's first token.
             prefix: persistent tokens, written before every sequence and document.
+            aligned: the caller's promise that ``state`` is at a chunk's start, which saves a shift.
 
         Returns:
             The outputs and the state after the last token.
@@ -273,7 +275,7 @@ class NeuralMemory(nnx.Module):
                 f"{state.memory.position.shape[0]}"
             )
         start = self._start(prefix) if state is None or reset is not None else None
-        aligned = state is None
+        aligned = aligned or state is None
         state = self._fresh(x.shape[0], start) if state is None else state
         return self._run(x, state, mask, reset, start, aligned=aligned)
 
