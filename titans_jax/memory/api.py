@@ -265,7 +265,7 @@ def _check_like_weights(name, tree, weights, without):
         raise ValueError(f"{name} must have the shapes {expected} of the weights, got {actual}")
 
 
-def check_flags(shape: tuple[int, int], **flags: TokenFlags | None) -> None:
+def check_flags(shape: tuple[int, ...], **flags: TokenFlags | None) -> None:
     """Refuses a mask or reset that is not one bool per token.
 
     Raises:

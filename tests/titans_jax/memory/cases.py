@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from titans_jax.memory import Carry, Gates, MemoryState, MLPNetwork, memory_scan
+from titans_jax.memory.api import Execution
 
 BATCH, LENGTH, HEADS, WIDTH = 2, 12, 2, 3
 
@@ -147,7 +148,7 @@ def problem(case: Case, seed: int = 0, length: int = LENGTH) -> tuple[Inputs, Fl
     return jax.tree.map(jnp.asarray, (inputs, flags))
 
 
-def apply(case: Case, execution: str, inputs: Inputs, flags: Flags):
+def apply(case: Case, execution: Execution, inputs: Inputs, flags: Flags):
     """`memory_scan`: the reads, M, S and anchor, and the position."""
     fresh = flags.position == 0  # where a chunk starts, its anchor is M
 
@@ -181,13 +182,13 @@ def apply(case: Case, execution: str, inputs: Inputs, flags: Flags):
 
 
 @functools.cache
-def forward(case: Case, execution: str):
+def forward(case: Case, execution: Execution):
     """Compiled ``(inputs, flags) -> ((y, state), position)``."""
     return jax.jit(functools.partial(apply, case, execution), compiler_options=COMPILE_FAST)
 
 
 @functools.cache
-def forward_and_backward(case: Case, execution: str):
+def forward_and_backward(case: Case, execution: Execution):
     """Compiled ``(inputs, flags, cotangent) -> (y, state), position, gradients of all inputs``."""
 
     def run(inputs, flags, cotangent):

@@ -46,8 +46,18 @@ def run(config, *args, **kwargs):
     return compiled(graph)(parameters, *args, **kwargs)
 
 
-def fresh(config, batch=BATCH, prefix=None):
-    return nnx.merge(*layer(config)).init_state(batch, prefix)
+@functools.cache
+def start(graph):
+    """Compiled ``(parameters, prefix) -> state`` before a sequence."""
+    return jax.jit(
+        lambda parameters, prefix: nnx.merge(graph, parameters).init_state(BATCH, prefix),
+        compiler_options=COMPILE_FAST,
+    )
+
+
+def fresh(config, prefix=None):
+    graph, parameters = layer(config)
+    return start(graph)(parameters, prefix)
 
 
 def inputs(seed=0, length=LENGTH):
@@ -92,10 +102,10 @@ def in_numpy(module, x):
     logits = np.einsum("btd,dgh->gbth", gate_input, np.asarray(module.gate_kernel[...]))
     alpha, eta, theta = sigmoid(logits + np.asarray(module.gate_bias[...])[:, None, None])
     theta = config.step_scale / config.chunk * (1 - eta) * theta
-    start = tuple(
+    learned = tuple(
         np.broadcast_to(np.asarray(m[...]), (BATCH, *m.shape)) for m in module.initial_weights
     )
-    zeros = tuple(np.zeros_like(m) for m in start)
+    zeros = tuple(np.zeros_like(m) for m in learned)
     y, state = oracle.memory(
         Inputs(
             *(
@@ -103,9 +113,9 @@ def in_numpy(module, x):
                 for p, unit in ((module.query, 1), (module.key, 1), (module.value, 0))
             ),
             Gates(np.log(1 - alpha), np.log(eta), theta),
-            start,
+            learned,
             zeros,
-            start,
+            learned,
             None,
             None,
         ),
@@ -189,9 +199,7 @@ def test_a_split_anywhere_equals_the_whole(config):
         tolerances.assert_close(jnp.concatenate([first, second], axis=1), y, tolerances.OUTPUT_F64)
         tolerances.assert_close(end, state, tolerances.STATE_F64)
         if cut == 7:  # a state is sliced by batch: each sequence goes on by itself
-            graph, parameters = layer(config)
-            module = nnx.merge(graph, parameters)
-            alone, _ = module(x[1:, cut:], jax.tree.map(lambda leaf: leaf[1:], middle))
+            alone, _ = run(config, x[1:, cut:], jax.tree.map(lambda leaf: leaf[1:], middle))
             tolerances.assert_close(alone, second[1:], tolerances.OUTPUT_F64)
 
 
@@ -243,10 +251,10 @@ def test_documents_equal_separate_sequences(config):
     tolerances.assert_close(state, end, tolerances.STATE_F64)
 
     # The same when the call begins within a chunk, with the state of another.
-    start = cut - 2
-    _, middle = run(config, x[:, :start], fresh(config, prefix=prefix))
-    rest, rest_state = run(config, x[:, start:], middle, reset=reset[:, start:], prefix=prefix)
-    tolerances.assert_close(rest, y[:, start:], tolerances.OUTPUT_F64)
+    within = cut - 2
+    _, middle = run(config, x[:, :within], fresh(config, prefix=prefix))
+    rest, rest_state = run(config, x[:, within:], middle, reset=reset[:, within:], prefix=prefix)
+    tolerances.assert_close(rest, y[:, within:], tolerances.OUTPUT_F64)
     tolerances.assert_close(rest_state, state, tolerances.STATE_F64)
 
 
@@ -335,9 +343,9 @@ def test_without_output_projection_the_gated_heads_come_back():
     graph, parameters = layer(TOKEN)
     module = nnx.merge(graph, parameters)
     y, _ = run(TOKEN, inputs())
-    kernel, module.output = module.output, None
-    heads, _ = module(inputs())
-    tolerances.assert_close(kernel(heads), y, tolerances.OUTPUT_F64)
+    projection, module.output = module.output, None
+    heads, _ = compiled(nnx.graphdef(module))(nnx.state(module), inputs())
+    tolerances.assert_close(projection(heads), y, tolerances.OUTPUT_F64)
     assert NeuralMemory(DIM, TOKEN, project_output=False, rngs=nnx.Rngs(0)).output is None
 
 
