@@ -39,8 +39,11 @@ import pytest
 from tests import tolerances
 from titans_jax.memory import Gates, MemoryState, MLPNetwork, memory_scan
 
-torch = pytest.importorskip("torch")
-titans_pytorch = pytest.importorskip("titans_pytorch")
+pytest.importorskip("torch")
+pytest.importorskip("titans_pytorch")
+
+import titans_pytorch  # noqa: E402
+import torch  # noqa: E402
 
 BATCH, DIM, EXPANSION, MAX_STEP = 2, 6, 2, 0.2
 
@@ -245,7 +248,7 @@ def test_our_network(dtype, execution, depth):
 def test_without_momentum(dtype):
     """Their `momentum=False` is our `log_eta=None`."""
     layer, parameters = build(dtype, depth=2, momentum=False)
-    # Without momentum theirs keeps no S, ours keeps the last step's surprise.
+    # Without momentum theirs has no S, and ours carries an S that nothing touches.
     compare(
         dtype,
         layer,
