@@ -22,8 +22,10 @@ theirs steps once per chunk and reads the memory of the chunk's start. Its memor
 SiLU, theirs GELU.
 
 How it is measured: each side of each row is a process of its own that stays alive while the others
-run, and they take turns, so that a slow minute of the machine falls on all of them. Compilation
-and a warm-up call come before. A speed is tokens per call over the seconds of the median call.
+run, and they take turns, so that a slow minute of the machine falls on all of them. It needs a
+quiet machine even so: torch's threads wait for each other, and one more busy process slows them
+tenfold, which would flatter ours; the load at the start is in the report. Compilation and a
+warm-up call come before. A speed is tokens per call over the seconds of the median call.
 Peak memory is measured in further processes that do nothing else: the most resident memory over
 three forward + backward calls minus that before the first. Compiling is left out of it (the
 process finds the executable in a cache that the one before filled); the growth with compilation
@@ -194,7 +196,7 @@ def measure_scaling(effort: Effort) -> list[dict[str, Any]]:
 
 
 def machine(peer_python: str) -> dict[str, Any]:
-    """What the numbers depend on: processor, cores, versions."""
+    """What the numbers depend on: processor, cores, what else was running, versions."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -216,6 +218,7 @@ def machine(peer_python: str) -> dict[str, Any]:
     return {
         "processor": processor,
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "jax": jax.__version__,
         "peer": versions.stdout.strip(),

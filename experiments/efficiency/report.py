@@ -84,6 +84,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"{place['processor']}, {place['cores']} cores, Python {place['python']},"
         f" jax {place['jax']}, {place['peer']}, {place['date']}."
+        f" Load average before the first row: {place['load']:.2f}."
         f" A large float32 matmul reaches {fastest / 1e9:.0f} GFLOP/s here.",
         "What is compared, and how: the docstring of `experiments/efficiency/compare_peer.py`.",
         "",

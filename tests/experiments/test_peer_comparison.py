@@ -98,6 +98,7 @@ def test_page_has_every_row_the_command_and_the_line_of_means():
         "machine": {
             "processor": "P",
             "cores": 2,
+            "load": 0.25,
             "python": "3",
             "jax": "0",
             "peer": "t 1",
@@ -112,6 +113,7 @@ def test_page_has_every_row_the_command_and_the_line_of_means():
     assert f"{label} fwd | 800 (800 to 800) | 50% | 100 (100 to 100) | 8.00 |" in page
     assert f"{label} 1 | 1 | 4 | 4 | 0.25 |" in page
     assert "| 1024 | 1.50 | 4.50 |" in page
+    assert "first row: 0.25." in page
     assert result["command"] in page
     assert result["summary"] in page
     assert "1.50 fwd, 4.50 fwdbwd" in report.describe_scaling(result["scaling"][0])

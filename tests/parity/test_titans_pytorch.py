@@ -42,8 +42,8 @@ from titans_jax.memory import Gates, MemoryState, MLPNetwork, memory_scan
 pytest.importorskip("torch")
 pytest.importorskip("titans_pytorch")
 
-import titans_pytorch  # noqa: E402
-import torch  # noqa: E402
+import titans_pytorch
+import torch
 
 BATCH, DIM, EXPANSION, MAX_STEP = 2, 6, 2, 0.2
 
