@@ -9,8 +9,9 @@ gradient clipping, no loss scaling, nothing that would hide an unstable memory. 
 bytes in the same order.
 
 A row per run: bits per byte of the first step and of the last 20 (mean), the largest gradient norm,
-the largest Frobenius norm of a head's fast weights M at the end of a sequence, the number of steps with a
-number that is not finite, and whether it diverged, which means any such step, or a last loss above
+the largest Frobenius norm of a head's fast weights M at the end of a sequence, that norm in the last
+20 steps (median; near zero means a memory that has forgotten everything and, from depth 2 on, cannot
+learn again, since M = 0 has no gradient), the number of steps with a number that is not finite, and whether it diverged, which means any such step, or a last loss above
 the first, or more than half a bit above the run's own best 20 steps. The table and the JSON are
 written after every run; starting the same command again skips the rows that are there.
 """
@@ -157,6 +158,7 @@ def judge(curves: Curves) -> dict[str, Any]:
         "last_bpb": last,
         "max_gradient_norm": float(np.max(curves.gradient_norm)),
         "max_weight_norm": float(np.max(curves.weight_norm)),
+        "last_weight_norm": float(np.median(curves.weight_norm[-window:])),
         "bad_steps": bad_steps,
         "diverged": bool(bad_steps or last >= first or last > float(means.min()) + DIVERGED_BITS),
     }
@@ -204,13 +206,14 @@ def markdown(settings: Settings, rows: Sequence[dict[str, Any]], command: str) -
         "What the columns mean: the docstring of `experiments/stability.py`.",
         "",
         "| depth | chunk | first bits/byte | last bits/byte | max gradient norm | max norm of M"
-        " | steps not finite | diverged | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        " | last norm of M | steps not finite | diverged | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["depth"], row["chunk"])):
         lines.append(
             f"| {row['depth']} | {row['chunk']} | {row['first_bpb']:.3f} | {row['last_bpb']:.3f}"
             f" | {row['max_gradient_norm']:.3g} | {row['max_weight_norm']:.3g}"
+            f" | {row['last_weight_norm']:.3g}"
             f" | {row['bad_steps']} | {'yes' if row['diverged'] else 'no'} | {row['seconds']:.0f} |"
         )
     return "\n".join([*lines, ""])

@@ -22,6 +22,7 @@ def test_a_falling_loss_is_stable():
     assert row["last_bpb"] == pytest.approx(np.mean(FALLING[-20:]))
     assert row["max_gradient_norm"] == 7.0
     assert row["max_weight_norm"] == 5.0
+    assert row["last_weight_norm"] == 4.0
     assert row["bad_steps"] == 0
     assert not row["diverged"]
 
