@@ -46,7 +46,9 @@ class MemoryConfig:
         conv_width: taps of the convolutions after the q, k, v projections; 0 for none.
         read: y_t = M_t(q_t) ("after" its own write) or M_{t-1}(q_t) ("before").
         output_gate: multiply the normalised reads by a SiLU linear gate of the input.
-        step_scale: c in theta = (c / chunk)(1 - eta) sigmoid(.); stable by construction near 0.6.
+        step_scale: c in theta = (c / chunk)(1 - eta) sigmoid(.).
+        bound_step: divide a token's gradient by max(1, its curvature), so that the inner step of a
+            deep memory stays stable however its weights grow; a linear memory needs no bound.
         execution: see `titans_jax.memory.api`.
     """
 
@@ -63,6 +65,7 @@ class MemoryConfig:
     read: Read = "after"
     output_gate: bool = True
     step_scale: float = 0.64
+    bound_step: bool = True
     execution: Execution = "auto"
 
     def __post_init__(self):

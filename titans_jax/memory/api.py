@@ -52,6 +52,7 @@ def memory_scan(
     reset: TokenFlags | None = None,
     initial: Carry | None = None,
     read: Read = "after",
+    bound_step: bool = False,
     execution: Execution = "auto",
     aligned: bool = False,
 ) -> tuple[Heads, MemoryState]:
@@ -70,6 +71,8 @@ def memory_scan(
             returns to ``initial`` there. Elsewhere in a chunk the result is undefined.
         initial: M and S at a document's start, pytrees of ``[H, ...]``; needed with ``reset``.
         read: y_t from M_t ("after") or M_{t-1} ("before").
+        bound_step: divide a token's gradient by max(1, its curvature): keeps a deep memory stable
+            whatever its weights (networks.py). A linear memory needs no bound and gets none.
         execution: one of the above, or "auto".
         aligned: the caller's promise that ``state.position`` is zero, as in a fresh state: saves
             the shift of the tokens on the chunk grid.
@@ -82,12 +85,13 @@ def memory_scan(
     """
     _check(network, state, q, k, v, gates, chunk, gain, tile, mask, reset, initial, read)
     execution = choose_execution(network, execution, q.shape[1], chunk, reset)
+    bound_step = bound_step and not (isinstance(network, MLPNetwork) and network.linear)
     if mask is not None:
         gates = mask_gates(gates, mask)
     gain = None if gain is None else gain[:, None, :]
     if execution == "sequential":
         return _run_sequential(
-            network, state, (q, k, v, gates), chunk, gain, mask, reset, initial, read
+            network, state, (q, k, v, gates), chunk, gain, mask, reset, initial, read, bound_step
         )
     online = execution == "online"
     tile = tile or _choose_tile(q.shape[1] if online else chunk)
@@ -111,7 +115,7 @@ def memory_scan(
             carry, y = online_scan(network, carry, tokens, read=read)
             return carry, carry.weights, y
         scan = chunked_scan if execution == "chunked" else associative_chunk_scan
-        return scan(network, gain, carry, anchor, tokens, initial, read=read)
+        return scan(network, gain, carry, anchor, tokens, initial, read=read, bound_step=bound_step)
 
     head_axes = GridTokens(2, 2, 2, Gates(2, 2, 2), None, None, None)
     batch_axes = GridTokens(2, 2, 2, Gates(2, 2, 2), 2, 1, 1)
@@ -130,7 +134,7 @@ def memory_scan(
     return y, MemoryState(carry.weights, carry.momentum, anchor, position)
 
 
-def _run_sequential(network, state, tokens, chunk, gain, mask, reset, initial, read):
+def _run_sequential(network, state, tokens, chunk, gain, mask, reset, initial, read, bound_step):
     def one_head(gain, carry, anchor, position, tokens, mask, reset, initial):
         return sequential_scan(
             network_function(network, gain),
@@ -141,6 +145,7 @@ def _run_sequential(network, state, tokens, chunk, gain, mask, reset, initial, r
             initial,
             chunk=chunk,
             read=read,
+            bound_step=bound_step,
         )
 
     heads = jax.vmap(
@@ -173,7 +178,7 @@ def choose_execution(
         ValueError: naming the execution and what it needs.
     """
     dense = isinstance(network, MLPNetwork)
-    linear = dense and network.kind == "mlp" and network.depth == 1
+    linear = dense and network.linear
     if execution not in get_args(Execution):
         raise ValueError(f"execution must be one of {get_args(Execution)}, got {execution!r}")
     if execution == "auto":

@@ -46,6 +46,7 @@ def tile_update(
     carry: Carry,
     tile: Tile,
     read: Read = "after",
+    bound_step: bool = False,
 ) -> tuple[Carry, Float[Array, "R K"]]:
     """Writes a tile's tokens with gradients at ``anchor`` and reads it at every token.
 
@@ -56,11 +57,12 @@ def tile_update(
         carry: M and S before the tile.
         tile: tokens and gates.
         read: y_t from M_t ("after") or from M_{t-1} ("before").
+        bound_step: see networks.py.
 
     Returns:
         M and S after the tile, and the reads ``[R, K]``.
     """
-    inputs, errors = gradient_factors(network, anchor, gain, tile.k, tile.v)
+    inputs, errors = gradient_factors(network, anchor, gain, tile.k, tile.v, bound_step)
     decays = decay_matrices(tile.gates, read)
     y = read_tile(network, gain, carry, tile.q, inputs, errors, decays)
     return write_tile(carry, inputs, errors, decays), y
@@ -72,9 +74,10 @@ def chunk_update(
     carry: Carry,
     chunk: Tile,
     read: Read = "after",
+    bound_step: bool = False,
 ) -> tuple[Carry, Float[Array, "C K"]]:
     """`tile_update` of a whole chunk: its gradients are taken at the memory it starts with."""
-    return tile_update(network, gain, carry.weights, carry, chunk, read)
+    return tile_update(network, gain, carry.weights, carry, chunk, read, bound_step)
 
 
 def read_tile(

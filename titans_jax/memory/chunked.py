@@ -53,6 +53,7 @@ def chunked_scan(
     initial: Carry | None,
     *,
     read: Read,
+    bound_step: bool = False,
 ) -> tuple[Carry, FastWeights, Float[Array, "N tiles R K"]]:
     """Runs one head over the chunks of its grid.
 
@@ -64,6 +65,7 @@ def chunked_scan(
         tokens: on the grid.
         initial: M and S at a document's start; needed with ``tokens.reset``.
         read: y_t from M_t ("after") or M_{t-1} ("before").
+        bound_step: see networks.py.
 
     Returns:
         M and S after the last token, the anchor then, and the reads.
@@ -72,9 +74,8 @@ def chunked_scan(
     @jax.checkpoint
     def one_tile(anchor, carry, x):
         q, k, v, gates, mask = x
-        return tile_update(
-            network, gain, anchor, carry, Tile(q, k, v, tile_gates(gates, mask, read)), read
-        )
+        tile = Tile(q, k, v, tile_gates(gates, mask, read))
+        return tile_update(network, gain, anchor, carry, tile, read, bound_step)
 
     def one_chunk(state, x: GridTokens):
         carry, anchor = state

@@ -26,9 +26,10 @@ from titans_jax.memory.networks import MLPNetwork, network_function
 from titans_jax.memory.state import MemoryState, fresh_state
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
-#: Initial gate biases: alpha = 0.01 (a memory of about a hundred tokens), eta = 0.5, theta half its range.
-#: alpha near 0.5 would erase the memory within a few dozen tokens.
-ALPHA_BIAS, ETA_BIAS, THETA_BIAS = -4.6, 0.0, 0.0
+#: Initial gate biases: alpha = 0.001, eta = 0.5, theta half its range. Forgetting must be slower than
+#: learning: M = 0 is a saddle of a deep memory, from which no gradient leads away, and with alpha = 0.01
+#: the weights of an untrained one are 1e-18 after 4096 tokens.
+ALPHA_BIAS, ETA_BIAS, THETA_BIAS = -7.0, 0.0, 0.0
 
 
 class GateInput(NamedTuple):
@@ -298,6 +299,7 @@ class NeuralMemory(nnx.Module):
             reset=reset,
             initial=start if reset is not None else None,
             read=self.config.read,
+            bound_step=self.config.bound_step,
             execution=self.config.execution,
             aligned=aligned,
         )

@@ -7,9 +7,16 @@ Fast weights are a tuple of matrices ``[d_in, d_out]``, one per layer. Besides t
 this file has what the dual form (DESIGN: every layer's gradient is a rank-one matrix a g^T) needs:
 each layer's input a and back-propagated error g of the inner loss ||M(k) - v||^2 (Eq. 12), by hand,
 on 2-D arrays, because a kernel's body runs them. Tests hold both to ``jax.grad``.
+
+The bounded step. theta u_t is a gradient step on a loss whose curvature along the token's own error e
+is |u|^2 / (4 loss) = |J^T e|^2 / |e|^2: one for a linear memory with unit keys, but growing with the
+weights of a deep one, until theta times it passes 2 and the memory diverges. ``bound_step`` divides
+u_t by max(1, curvature), so that the step of a deep memory is as stable as the linear one's whatever
+its weights. It depends on the token and the anchor alone, hence is the same in every execution.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,6 +27,7 @@ from jaxtyping import Float
 from titans_jax.typing import Array, FastWeights, PyTree
 
 NORM_EPSILON = 1e-6
+CURVATURE_EPSILON = 1e-6
 
 #: A user's own memory network: ``(weights, x [K]) -> y [K]``, pure. Gradients come from ``jax.grad``.
 NetworkFunction = Callable[[PyTree, Float[Array, "K"]], Float[Array, "K"]]
@@ -47,11 +55,16 @@ class MLPNetwork:
         if not isinstance(self.expansion, int) or self.expansion < 1:
             raise ValueError(f"expansion must be a positive integer, got {self.expansion!r}")
 
+    @property
+    def linear(self) -> bool:
+        """Whether the memory is a single matrix, whose curvature is |k|^2."""
+        return self.kind == "mlp" and self.depth == 1
+
     def shapes(self, head_dim: int) -> tuple[tuple[int, int], ...]:
         """``(d_in, d_out)`` of every layer for heads of ``head_dim`` features."""
         hidden = self.expansion * head_dim
         widths = [head_dim] + [hidden] * (self.depth - 1) + [head_dim]
-        return tuple(zip(widths[:-1], widths[1:], strict=True))
+        return tuple(itertools.pairwise(widths))
 
 
 def apply_network(
@@ -101,6 +114,7 @@ def gradient_factors(
     gain: Float[Array, "1 K"] | None,
     k: Float[Array, "R K"],
     v: Float[Array, "R K"],
+    bound_step: bool = False,
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Inputs a_l and errors g_l of every layer, so that the gradient of token i is a_l[i] g_l[i]^T.
 
@@ -112,6 +126,7 @@ def gradient_factors(
         gain: the norm's gain, for "residual".
         k: keys.
         v: values.
+        bound_step: divide the gradient by max(1, curvature), see the module docstring.
 
     Returns:
         ``(inputs, errors)``, tuples over layers of ``[R, d_in]`` and ``[R, d_out]``.
@@ -123,7 +138,9 @@ def gradient_factors(
         inputs.append(z * gate)
         slopes.append(gate * (1.0 + z * (1.0 - gate)))  # derivative of SiLU
         z = jnp.dot(inputs[-1], matrix, preferred_element_type=matrix.dtype)
-    error = 2.0 * (output(network, gain, k, z) - v)  # [R, K]
+    error = output(network, gain, k, z) - v  # [R, K]
+    loss = _square(error)  # [R, 1]
+    error = 2.0 * error
     if network.kind == "residual":
         normal, scale = _normalise(z)
         error = error * gain
@@ -136,7 +153,46 @@ def gradient_factors(
     for layer in range(network.depth - 1, 0, -1):
         back = _dot_transposed(errors[0], weights[layer])
         errors.insert(0, back * slopes[layer - 1])
+    if bound_step:
+        squares = sum(_square(a) * _square(g) for a, g in zip(inputs, errors, strict=True))
+        factor = _step_factor(squares, loss)  # [R, 1]
+        errors = [factor * g for g in errors]
     return tuple(inputs), tuple(errors)
+
+
+def surprise(
+    network: NetworkFunction,
+    weights: PyTree,
+    k: Float[Array, "K"],
+    v: Float[Array, "K"],
+    bound_step: bool = False,
+) -> PyTree:
+    """The gradient u of ||M(k) - v||^2 at the given weights (Eq. 12), by ``jax.grad``.
+
+    Args:
+        network: M(x) as a function of fast weights and one vector.
+        weights: the anchor.
+        k: key.
+        v: value.
+        bound_step: divide by max(1, curvature), see the module docstring.
+    """
+
+    def loss(weights):
+        return jnp.sum((network(weights, k) - v) ** 2)
+
+    value, gradient = jax.value_and_grad(loss)(weights)
+    if not bound_step:
+        return gradient
+    square = sum(jnp.sum(u * u) for u in jax.tree.leaves(gradient))
+    return jax.tree.map(lambda u: _step_factor(square, value) * u, gradient)
+
+
+def _step_factor(gradient_square: Array, loss: Array) -> Array:
+    return 1.0 / jnp.maximum(gradient_square / (4.0 * loss + CURVATURE_EPSILON), 1.0)
+
+
+def _square(x: Array) -> Array:
+    return jnp.sum(x * x, axis=-1, keepdims=True)
 
 
 def _dot_transposed(x: Array, matrix: Array) -> Array:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from titans_jax.memory.chunk import Carry, read_tile, write_tile
 from titans_jax.memory.chunked import GridTokens, select
 from titans_jax.memory.gates import Read, decay_matrices, tile_gates
-from titans_jax.memory.networks import MLPNetwork, NetworkFunction, gradient_factors
+from titans_jax.memory.networks import MLPNetwork, NetworkFunction, gradient_factors, surprise
 from titans_jax.typing import Array, PyTree
 
 
@@ -88,6 +88,7 @@ def associative_chunk_scan(
     initial: Carry | None,
     *,
     read: Read,
+    bound_step: bool = False,
 ) -> tuple[Carry, PyTree, Float[Array, "N tiles R K"]]:
     """Like `chunked.chunked_scan`, parallel within each chunk; any pure function as the network."""
     chunk_step = _dual_chunk if isinstance(network, MLPNetwork) else _token_chunk
@@ -98,7 +99,7 @@ def associative_chunk_scan(
         if x.reset is not None:
             carry = select(x.reset, initial, carry)
             anchor = select(x.reset, initial.weights, anchor)
-        carry, y = chunk_step(network, gain, anchor, carry, x, read)
+        carry, y = chunk_step(network, gain, anchor, carry, x, read, bound_step)
         complete = True if x.completed is None else x.completed
         return (carry, select(complete, carry.weights, anchor)), y
 
@@ -106,8 +107,8 @@ def associative_chunk_scan(
     return carry, anchor, y
 
 
-def _dual_chunk(network, gain, anchor, carry, x: GridTokens, read):
-    factors = jax.vmap(lambda k, v: gradient_factors(network, anchor, gain, k, v))
+def _dual_chunk(network, gain, anchor, carry, x: GridTokens, read, bound_step):
+    factors = jax.vmap(lambda k, v: gradient_factors(network, anchor, gain, k, v, bound_step))
     inputs, errors = factors(x.k, x.v)  # tuples of [tiles, R, width]
     decays = jax.vmap(lambda gates, mask: decay_matrices(tile_gates(gates, mask, read), read))(
         x.gates, x.mask
@@ -132,17 +133,14 @@ def _dual_chunk(network, gain, anchor, carry, x: GridTokens, read):
     return jax.tree.map(lambda leaf: leaf[-1], after), y
 
 
-def _token_chunk(network, gain, anchor, carry, x: GridTokens, read):
+def _token_chunk(network, gain, anchor, carry, x: GridTokens, read, bound_step):
     del gain  # a user's function has its slow parameters in its closure
     q, k, v, gates, mask = jax.tree.map(
         lambda a: a.reshape(-1, *a.shape[2:]), (x.q, x.k, x.v, x.gates, x.mask)
     )
 
-    def loss(weights, key, value):  # Eq. 12
-        return jnp.sum((network(weights, key) - value) ** 2)
-
-    surprise = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(anchor, k, v)
-    step = _scale(-gates.theta, surprise)
+    gradient = jax.vmap(lambda k, v: surprise(network, anchor, k, v, bound_step))(k, v)
+    step = _scale(-gates.theta, gradient)
     ones = jnp.ones_like(gates.theta)
     eta = 0.0 * ones if gates.log_eta is None else jnp.exp(gates.log_eta)
     maps = AffineMap(

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from titans_jax.memory.chunk import Carry
 from titans_jax.memory.gates import Gates, Read
-from titans_jax.memory.networks import NetworkFunction
+from titans_jax.memory.networks import NetworkFunction, surprise
 from titans_jax.typing import Array, PyTree
 
 
@@ -36,6 +36,7 @@ def sequential_scan(
     *,
     chunk: int,
     read: Read,
+    bound_step: bool = False,
 ) -> tuple[TokenState, Float[Array, "T K"]]:
     """Runs one head over its tokens, one at a time.
 
@@ -49,13 +50,11 @@ def sequential_scan(
         initial: M and S at a document's start; needed with ``reset``.
         chunk: tokens that share one anchor.
         read: y_t from M_t ("after") or M_{t-1} ("before").
+        bound_step: see networks.py.
 
     Returns:
         The state after the last token and the reads.
     """
-
-    def loss(weights, key, value):  # Eq. 12
-        return jnp.sum((network(weights, key) - value) ** 2)
 
     def token(state: TokenState, x):
         q_t, k_t, v_t, gates_t, mask_t, reset_t = x
@@ -66,9 +65,10 @@ def sequential_scan(
                 (*initial, initial.weights),
                 (m, s, anchor),
             )
-        surprise = jax.grad(loss)(anchor, k_t, v_t)  # at M_{t'}, the chunk's start (Eq. 16)
+        # Eq. 12, at M_{t'}, the chunk's start (Eq. 16)
+        gradient = surprise(network, anchor, k_t, v_t, bound_step)
         keep = 1.0 if gates_t.log_keep is None else jnp.exp(gates_t.log_keep)
-        step = jax.tree.map(lambda u: -gates_t.theta * u, surprise)
+        step = jax.tree.map(lambda u: -gates_t.theta * u, gradient)
         new_s = s
         if gates_t.log_eta is not None:
             eta = jnp.exp(gates_t.log_eta)
