@@ -5,8 +5,7 @@ of a state that is carried from call to call. Three rules hold throughout:
 
 * the persistent prefix has no position: its keys are not rotated and meet the unrotated query;
 * a token attends to no other document: `reset` marks the first token of each;
-* padding (`mask` False) is seen by nobody, and padding at the end of a call does not move the
-  state.
+* padding (`mask` False) is seen by nobody, though it keeps its place.
 
 The window is banded (paper, Eq. 27 and 31): queries are cut into blocks of one window, each looks
 at its own block and the one before, and no T x T array exists.
@@ -19,7 +18,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from titans_jax.layers.convolution import tokens_before_padding
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.layers.rotary import rotate
 from titans_jax.typing import Array, Bool, Float, Int
@@ -116,7 +114,7 @@ def sliding_window_attention(
         reset: True where a document starts.
 
     Returns:
-        The attended values and the state after the last token that is not padding.
+        The attended values and the state after the last token.
     """
     batch, length = q.shape[:2]
     window = state.keys.shape[1]
@@ -158,15 +156,11 @@ def sliding_window_attention(
     )
     out = out.reshape(batch, blocks * block, *q.shape[2:])[:, :length]
 
-    seen = tokens_before_padding(mask, batch, length)
-    last = seen[:, None] + jnp.arange(window, dtype=jnp.int32)  # [B, W]
-    last_document = jnp.take_along_axis(document, last, axis=1)
+    last_document = document[:, length:]
     return out, WindowState(
-        keys=jnp.take_along_axis(keys, last[..., None, None], axis=1).astype(state.keys.dtype),
-        values=jnp.take_along_axis(values, last[..., None, None], axis=1).astype(
-            state.values.dtype
-        ),
-        visible=jnp.take_along_axis(valid, last, axis=1) & (last_document == last_document[:, -1:]),
+        keys=keys[:, length:].astype(state.keys.dtype),
+        values=values[:, length:].astype(state.values.dtype),
+        visible=valid[:, length:] & (last_document == last_document[:, -1:]),
     )
 
 
@@ -208,7 +202,7 @@ def full_attention(
         reset: True where a document starts.
 
     Returns:
-        The attended values and the cache after the last token that is not padding.
+        The attended values and the cache after the last token.
 
     Raises:
         ValueError: if these tokens alone are more than the cache can hold.
@@ -252,9 +246,8 @@ def full_attention(
     overflow = state.length + length > size  # [B]
     out = jnp.where(overflow[:, None, None, None], jnp.asarray(jnp.nan, out.dtype), out)
 
-    end = state.length + tokens_before_padding(mask, batch, length)
-    last = jnp.take_along_axis(key_document, jnp.maximum(end - 1, 0)[:, None], axis=1)  # [B, 1]
-    visible_after = valid & (key_document == last) & (slot < end[:, None])
+    end = state.length + length
+    visible_after = valid & (key_document == document[:, -1:]) & (slot < end[:, None])
     return out, FullState(keys, values, visible_after, end)
 
 

@@ -13,17 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from titans_jax.layers.norms import statistics_dtype
-from titans_jax.typing import Array, Bool, Float, Int
-
-
-def tokens_before_padding(
-    mask: Bool[Array, "B T"] | None, batch: int, length: int
-) -> Int[Array, "B"]:
-    """Number of tokens up to the last one that is not padding."""
-    if mask is None:
-        return jnp.full((batch,), length, jnp.int32)
-    count = jnp.arange(1, length + 1, dtype=jnp.int32)
-    return jnp.max(jnp.where(mask, count, 0), axis=1)
+from titans_jax.typing import Array, Bool, Float
 
 
 def causal_convolution(
@@ -40,11 +30,10 @@ def causal_convolution(
         kernel: `kernel[j]` multiplies the input j tokens ago.
         tail: the w - 1 inputs before `x`, oldest first; zeros at the start of a stream.
         reset: True where a document starts; taps that reach across a start see zeros.
-        mask: False where a token is padding; padding counts as zeros, and padding at the end does
-            not move the tail.
+        mask: False where a token is padding; it counts as zeros and keeps its place.
 
     Returns:
-        The outputs, and the tail after the last token that is not padding.
+        The outputs, and the tail after the last token.
     """
     width = kernel.shape[0]
     batch, length, _ = x.shape
@@ -65,17 +54,10 @@ def causal_convolution(
             tap = jnp.where(same[..., None], tap, jnp.zeros((), x.dtype))
         y = y + tap * kernel[lag].astype(x.dtype)
 
-    if mask is None:
-        new_tail = history[:, length:]
-        tail_document = None if document is None else document[:, length:]
-    else:
-        seen = tokens_before_padding(mask, batch, length)
-        index = seen[:, None] + jnp.arange(width - 1, dtype=jnp.int32)  # [B, w-1]
-        new_tail = jnp.take_along_axis(history, index[..., None], axis=1)
-        tail_document = None if document is None else jnp.take_along_axis(document, index, axis=1)
-    if tail_document is not None:
+    new_tail = history[:, length:]
+    if document is not None:
         # A start that lies within the tail must still hide what is before it from the next call.
-        same = tail_document == tail_document[:, -1:]
+        same = document[:, length:] == document[:, -1:]
         new_tail = jnp.where(same[..., None], new_tail, jnp.zeros((), x.dtype))
     return y, new_tail.astype(tail.dtype)
 

@@ -82,7 +82,7 @@ class Titans(nnx.Module):
             tokens: token ids; an id outside the vocabulary gives NaN.
             state: state after the tokens before these, from `init_state` or an earlier call; None at the
                 start of a stream, which is the fast path for training.
-            mask: False where a token is padding. Padding at the end of a call leaves the state as it was.
+            mask: False where a token is padding: it changes nothing but keeps its place in the chunk.
             reset: True where a document starts, at the first token of a chunk (of a segment, for MAC).
 
         Returns:

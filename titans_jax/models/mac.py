@@ -152,7 +152,7 @@ class MemoryAsContext(nnx.Module):
             position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size))
             visible = _causal(position, position) & cache.visible[:, None, :]
             attended = self._attend(piece.q, position, cache, position, visible)
-            remembered, memory = self._write(attended, memory, piece)
+            remembered, memory = self._write(attended, memory, piece, aligned=True)
             return memory, (attended, remembered, weights, cache)
 
         def scanned(memory: NeuralMemoryState, piece: _Tokens) -> tuple[NeuralMemoryState, tuple]:
@@ -307,10 +307,16 @@ class MemoryAsContext(nnx.Module):
         return out.reshape(*out.shape[:2], -1)
 
     def _write(
-        self, attended: Float[Array, "B Q D"], memory: NeuralMemoryState, piece: _Tokens
+        self,
+        attended: Float[Array, "B Q D"],
+        memory: NeuralMemoryState,
+        piece: _Tokens,
+        aligned: bool = False,
     ) -> tuple[Float[Array, "B Q D"], NeuralMemoryState]:
         """Writes norm(y) and reads after each write (Eq. 24, 25)."""
-        return self.memory(self.write_norm(attended), memory, mask=piece.mask, reset=piece.reset)
+        return self.memory(
+            self.write_norm(attended), memory, mask=piece.mask, reset=piece.reset, aligned=aligned
+        )
 
     def _opening_weights(
         self, weights: FastWeights, starts_document: Bool[Array, "B"] | None

@@ -1,0 +1,71 @@
+"""Tiny models of every variant in float64, built and compiled once for all test modules."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from titans_jax.config import MemoryConfig, TitansConfig
+from titans_jax.models import Titans
+
+VARIANTS = ("mac", "mag", "mal", "lmm", "transformer", "windowed_transformer")
+VOCABULARY = 11
+CHUNK, SEGMENT, WINDOW = 3, 6, 5
+BATCH, LENGTH = 2, 16  # neither a multiple of the chunk, of the segment, nor of the window
+
+
+def tiny_config(name, **overrides):
+    windowed = name in ("mag", "mal", "windowed_transformer")
+    settings = {
+        "variant": name.removeprefix("windowed_"),
+        "vocab_size": VOCABULARY,
+        "dim": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "window": WINDOW if windowed else None,
+        "segment": SEGMENT,
+        "persistent_tokens": 2,
+        "feed_forward": 12,
+        "memory": MemoryConfig(num_heads=2, chunk=CHUNK, conv_width=3),
+        "dtype": "float64",
+    }
+    return TitansConfig(**{**settings, **overrides})
+
+
+@functools.cache
+def tiny_model(name):
+    """Graph and parameters; moved off the initial values, where norms are one and gates all alike."""
+    graph, parameters = nnx.split(Titans(tiny_config(name), rngs=nnx.Rngs(0)))
+    leaves, structure = jax.tree.flatten(parameters)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [
+        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return graph, jax.tree.unflatten(structure, moved)
+
+
+@functools.cache
+def _compiled(name):
+    graph, parameters = tiny_model(name)
+
+    @jax.jit
+    def call(parameters, tokens, state, mask, reset):
+        return nnx.merge(graph, parameters)(tokens, state, mask=mask, reset=reset)
+
+    return functools.partial(call, parameters)
+
+
+def forward(name, tokens, state=None, mask=None, reset=None):
+    return _compiled(name)(tokens, state, mask, reset)
+
+
+@functools.cache
+def initial_state(name):
+    graph, parameters = tiny_model(name)
+    return jax.jit(lambda p: nnx.merge(graph, p).init_state(BATCH, LENGTH))(parameters)
+
+
+def random_tokens(seed=0, length=LENGTH):
+    return jax.random.randint(jax.random.key(seed), (BATCH, length), 0, VOCABULARY, jnp.int32)
