@@ -42,6 +42,7 @@ class Case:
         read: "after" or "before".
         momentum: False: no eta.
         forget: False: no alpha.
+        bounded: whether the inner step is bounded by the curvature.
         masked: whether there is a mask.
         resets: whether there are document starts.
         carried: whether the state is that of another call, in the middle of a chunk.
@@ -54,6 +55,7 @@ class Case:
     read: Any = "after"
     momentum: bool = True
     forget: bool = True
+    bounded: bool = False
     masked: bool = False
     resets: bool = False
     carried: bool = False
@@ -64,7 +66,9 @@ class Case:
         words += ["before"] if self.read == "before" else []
         words += [] if self.momentum else ["no_momentum"]
         words += [] if self.forget else ["no_forget"]
-        words += [name for name in ("masked", "resets", "carried") if getattr(self, name)]
+        words += [
+            name for name in ("bounded", "masked", "resets", "carried") if getattr(self, name)
+        ]
         return "-".join(words)
 
     @property
@@ -175,6 +179,7 @@ def apply(case: Case, execution: Execution, inputs: Inputs, flags: Flags):
         reset=flags.reset,
         initial=inputs.initial,
         read=case.read,
+        bound_step=case.bounded,
         execution=execution,
         aligned=not case.carried,
     )

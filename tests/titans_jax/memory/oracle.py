@@ -29,7 +29,16 @@ def loss_gradient(weights, k, v):
     return [np.outer(k, (second @ error) * slope), np.outer(hidden, error)]
 
 
-def one_head(m, s, anchor, position, q, k, v, alpha, eta, theta, mask, reset, initial, chunk, read):
+def bounded(weights, k, v, gradient):
+    """The gradient over max(1, |gradient|^2 / (4 loss)), the curvature along the token's own error."""
+    loss = ((read_memory(weights, k) - v) ** 2).sum()
+    square = sum((layer**2).sum() for layer in gradient)
+    return [layer / max(1.0, square / (4 * loss + 1e-6)) for layer in gradient]
+
+
+def one_head(
+    m, s, anchor, position, q, k, v, alpha, eta, theta, mask, reset, initial, chunk, read, bound
+):
     """Eq. 13-16 for one head; returns the reads, (M, S, anchor) and the position."""
     reads = []
     for t in range(len(q)):
@@ -37,6 +46,8 @@ def one_head(m, s, anchor, position, q, k, v, alpha, eta, theta, mask, reset, in
             m, s = initial
             anchor = m
         u = loss_gradient(anchor, k[t], v[t])
+        if bound and len(anchor) > 1:
+            u = bounded(anchor, k[t], v[t], u)
         before = m
         if mask[t]:
             s = [eta[t] * layer - theta[t] * grad for layer, grad in zip(s, u, strict=True)]
@@ -48,7 +59,7 @@ def one_head(m, s, anchor, position, q, k, v, alpha, eta, theta, mask, reset, in
     return np.stack(reads), (m, s, anchor), position
 
 
-def memory(inputs, position, mask, reset, *, chunk, read):
+def memory(inputs, position, mask, reset, *, chunk, read, bound_step=False):
     """Every sequence and head in turn.
 
     Args:
@@ -58,6 +69,7 @@ def memory(inputs, position, mask, reset, *, chunk, read):
         reset: ``[B, T]``.
         chunk: chunk size.
         read: "after" or "before".
+        bound_step: bound the step of a deep memory.
 
     Returns:
         Reads ``[B, T, H, K]``, and M, S and the anchor as tuples of ``[B, H, d_in, d_out]``.
@@ -82,6 +94,7 @@ def memory(inputs, position, mask, reset, *, chunk, read):
                 initial,
                 chunk,
                 read,
+                bound_step,
             )
             for kind, end in zip(state, ends, strict=True):
                 for layer, matrix in zip(kind, end, strict=True):

@@ -20,7 +20,7 @@ from titans_jax.memory.networks import MLPNetwork
 
 BY_HAND = (
     Case(depth=1, chunk=1),
-    Case(depth=2, chunk=4, masked=True, resets=True, carried=True),
+    Case(depth=2, chunk=4, bounded=True, masked=True, resets=True, carried=True),
     Case(depth=2, chunk=5, masked=True, carried=True, read="before"),
     Case(depth=1, chunk=5, momentum=False, forget=False),
 )
@@ -32,7 +32,8 @@ def in_numpy(case, inputs, flags):
     shape = inputs.q.shape[:2]
     mask = np.ones(shape, bool) if flags.mask is None else flags.mask
     reset = np.zeros(shape, bool) if flags.reset is None else flags.reset
-    return oracle.memory(inputs, flags.position, mask, reset, chunk=case.chunk, read=case.read)
+    settings = {"chunk": case.chunk, "read": case.read, "bound_step": case.bounded}
+    return oracle.memory(inputs, flags.position, mask, reset, **settings)
 
 
 @pytest.mark.parametrize("case", BY_HAND, ids=str)
@@ -83,21 +84,24 @@ PARALLEL = ("chunked", "associative_scan")
 COVERING = (
     (Case(depth=1, chunk=1), (*PARALLEL, "online")),
     (Case(depth=1, chunk=1, tile=5, masked=True, carried=True, read="before"), ("online",)),
-    (Case(depth=1, chunk=1, tile=5, momentum=False), ("online",)),
+    (Case(depth=1, chunk=1, tile=5, bounded=True, momentum=False), ("online",)),
     (Case(depth=1, chunk=1, tile=4, forget=False), ("online",)),
     (Case(depth=2, chunk=4), PARALLEL),
     (Case(depth=2, chunk=4, tile=2, masked=True, resets=True, carried=True), PARALLEL),
-    (Case(depth=2, chunk=5, tile=2, masked=True, read="before"), PARALLEL),
-    (Case(depth=3, chunk=12, tile=5), PARALLEL),
-    (Case(depth=4, chunk=5, resets=True), ("chunked",)),
-    (Case("residual", 1, chunk=4, tile=3, carried=True, resets=True), PARALLEL),
+    (Case(depth=2, chunk=5, tile=2, bounded=True, masked=True, read="before"), PARALLEL),
+    (Case(depth=3, chunk=12, tile=5, bounded=True), PARALLEL),
+    (Case(depth=4, chunk=5, bounded=True, resets=True), ("chunked",)),
+    (Case("residual", 1, chunk=4, tile=3, bounded=True, resets=True, carried=True), PARALLEL),
     (Case("residual", 2, chunk=5, carried=True, read="before"), ("chunked",)),
-    (Case("residual", 3, chunk=16, tile=4, masked=True, carried=True), ("chunked",)),
+    (Case("residual", 3, chunk=16, tile=4, bounded=True, masked=True, carried=True), ("chunked",)),
     (Case("residual", 4, chunk=1), ("associative_scan",)),
     (Case(depth=2, chunk=5, tile=2, momentum=False, masked=True, carried=True), PARALLEL),
     (Case(depth=2, chunk=4, tile=3, forget=False, masked=True, read="before"), PARALLEL),
     (Case("residual", 2, chunk=4, momentum=False, forget=False), ("chunked",)),
-    (Case("gated", chunk=5, tile=2, masked=True, resets=True, carried=True), ("associative_scan",)),
+    (
+        Case("gated", chunk=5, tile=2, bounded=True, masked=True, resets=True, carried=True),
+        ("associative_scan",),
+    ),
     (Case("gated", chunk=4, momentum=False, read="before"), ("associative_scan",)),
     (Case("gated", chunk=4, forget=False, masked=True), ("associative_scan",)),
 )
@@ -133,7 +137,10 @@ def reference(case):
 
 STREAMED = (
     (Case(depth=2, chunk=3, masked=True, resets=True, carried=True), "chunked"),
-    (Case(depth=2, chunk=5, tile=2, masked=True, resets=True, carried=True), "chunked"),
+    (
+        Case(depth=2, chunk=5, tile=2, bounded=True, masked=True, resets=True, carried=True),
+        "chunked",
+    ),
     (
         Case("residual", 2, chunk=4, tile=3, masked=True, resets=True, carried=True),
         "associative_scan",
@@ -258,6 +265,18 @@ def test_sequences_and_heads_do_not_touch(case, execution):
     np.testing.assert_array_equal(y[0], other[0])
     np.testing.assert_array_equal(y[1, :, 0], other[1, :, 0])
     assert jnp.any(y[1, :, 1] != other[1, :, 1])
+
+
+@pytest.mark.parametrize("execution", ["sequential", "associative_scan"])
+def test_a_gain_is_that_of_its_head(execution):
+    """What all executions share no comparison of them can tell."""
+    case = STREAMED[2][0]
+    inputs, flags = cases.problem(case)
+    (y, _), _ = cases.forward(case, execution)(inputs, flags)
+    changed = inputs._replace(gain=inputs.gain.at[1].multiply(2.0))
+    (other, _), _ = cases.forward(case, execution)(changed, flags)
+    np.testing.assert_array_equal(y[:, :, 0], other[:, :, 0])
+    assert jnp.all(jnp.any(y[:, :, 1] != other[:, :, 1], axis=-1))
 
 
 @pytest.mark.parametrize(("case", "execution"), STREAMED[1:], ids=str)

@@ -124,6 +124,7 @@ def in_numpy(module, x):
         np.zeros((BATCH, LENGTH), bool),
         chunk=config.chunk,
         read=config.read,
+        bound_step=config.bound_step,
     )
     y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(module.norm.scale[...])
     y = y.reshape(x.shape)
@@ -260,7 +261,7 @@ def test_documents_equal_separate_sequences(config):
 
 @STREAMED
 def test_padding_at_the_end_changes_nothing(config):
-    """Outputs before it, M, S and the tails are those of the shorter sequence."""
+    """What is in it does not matter; outputs before it, M and S are those of the shorter sequence."""
     x, real = inputs(), 7
     mask = jnp.broadcast_to(jnp.arange(LENGTH) < real, (BATCH, LENGTH))
     y, state = run(config, x, mask=mask)
@@ -273,7 +274,21 @@ def test_padding_at_the_end_changes_nothing(config):
         tolerances.assert_close(
             getattr(state.memory, name), getattr(short.memory, name), tolerances.STATE_F64
         )
-    tolerances.assert_close(state[1:4], short[1:4], tolerances.STATE_F64)
+
+
+@STREAMED
+@pytest.mark.parametrize("cut", [5, 7])
+def test_a_split_of_a_padded_sequence_equals_the_whole(config, cut):
+    """Padding keeps its place: before the cut, after it, and within the convolution's reach of it."""
+    x = inputs()
+    mask = (
+        jnp.ones((BATCH, LENGTH), bool).at[0, 3:5].set(False).at[1, jnp.array([0, 6, 8])].set(False)
+    )
+    y, state = run(config, x, mask=mask)
+    first, middle = run(config, x[:, :cut], fresh(config), mask=mask[:, :cut])
+    second, end = run(config, x[:, cut:], middle, mask=mask[:, cut:])
+    tolerances.assert_close(jnp.concatenate([first, second], axis=1), y, tolerances.OUTPUT_F64)
+    tolerances.assert_close(end, state, tolerances.STATE_F64)
 
 
 def test_a_mask_of_ones_is_no_mask():
