@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from absl import app, flags, logging
 from jaxtyping import PyTree
 from ml_collections import config_flags
@@ -22,6 +23,7 @@ from ml_collections import config_flags
 from experiments.training import parameters, report
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.config import TrainConfig, parse_flags, train_config
+from experiments.training.devices import data_parallel, split_cpu
 from experiments.training.generation import generate, make_decode_step
 from experiments.training.metrics import MetricsLog
 from experiments.training.optimizer import learning_rate_schedule, make_optimizer
@@ -70,8 +72,9 @@ def train(
     graphdef, shapes = split_model(model)
     (folder / "parameters.txt").write_text(parameters.table(shapes), encoding="utf-8")
     optimizer = make_optimizer(config.optimizer, config.steps)
-    params = init_params(model, config.seed)
-    opt_state = optimizer.init(params)
+    devices = data_parallel(config.batch_size // config.accumulation)
+    params = devices.replicate(init_params(model, config.seed))
+    opt_state = devices.replicate(optimizer.init(params))
     batches = train_batches(config, text)
     train_step = make_train_step(graphdef, optimizer, config.accumulation)
     eval_step = make_eval_step(graphdef)
@@ -103,13 +106,13 @@ def train(
 
         # The loop. Metrics are one step late; what is pending is written before a validation or a checkpoint.
         for step in range(start_step + 1, config.steps + 1):
-            params, opt_state, metrics = train_step(params, opt_state, next(batches))
+            params, opt_state, metrics = train_step(params, opt_state, devices.share(next(batches)))
             log.push(step, metrics)
             last = step == config.steps
             if config.eval_every and step % config.eval_every == 0 and not last:
                 log.flush()
                 some = itertools.islice(valid_batches(config, text), config.eval_batches)
-                nats, tokens = evaluate(eval_step, params, some)
+                nats, tokens = evaluate(eval_step, params, map(devices.share, some))
                 log.validation(step, nats / tokens / math.log(2) * tokens_per_byte)
             if last or checkpoints.due(step):
                 log.flush()  # a loss that is not finite stops the run here, before it is saved
@@ -117,7 +120,7 @@ def train(
                 log.pause()
 
         # The score: every validation token once, per byte of the text they spell.
-        nats, _ = evaluate(eval_step, params, valid_batches(config, text))
+        nats, _ = evaluate(eval_step, params, map(devices.share, valid_batches(config, text)))
         valid_bpb = nats / math.log(2) / text.valid.target_bytes
         if (
             log.records[-1].get("valid_bpb") != valid_bpb
@@ -184,7 +187,7 @@ def execute(run: Run) -> dict[str, float]:
     scores["order-0 entropy"] = order0_bits_per_byte(text.valid_bytes)
     scores["lzma"] = lzma_bits_per_byte(text.valid_bytes)
     records = {name: result.records for name, result in trained.items()}
-    sample = _sample(config, trained[own].params, run.tokenizer)
+    sample = _sample(config, jax.device_put(trained[own].params, jax.devices()[0]), run.tokenizer)
     report.write_report(run.folder, scores, counts, records, sample)
     print(
         f"valid_bpb={scores[own]:.4f} order0_bpb={scores['order-0 entropy']:.4f} "
@@ -211,7 +214,9 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches; what matters is raised
     try:
-        prepared = prepare(train_config(_CONFIG.value), Path(_WORKDIR.value))
+        config = train_config(_CONFIG.value)
+        split_cpu(config.cpu_devices)
+        prepared = prepare(config, Path(_WORKDIR.value))
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     execute(prepared)

@@ -127,7 +127,7 @@ class TitansConfig:
     persistent_tokens: int = 4
     feed_forward: int = 640
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
-    combine: Combine = "silu"
+    combine: Combine = "sigmoid"
     rope_base: float = 10000.0
     tie_embeddings: bool = True
     dtype: ActivationDtype = "float32"

@@ -95,6 +95,7 @@ class TrainConfig:
       seed: of the parameters and of the data order.
       steps: optimizer steps; the learning-rate schedule spans them.
       batch_size: sequences per optimizer step.
+      cpu_devices: on a CPU, so many devices share the batch; best the number of cores.
       accumulation: the batch is processed in this many equal parts, one after another.
       baseline: also train a Transformer++ of equal parameters on the same batches.
       log_every: steps between console lines.
@@ -111,6 +112,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 1000
     batch_size: int = 8
+    cpu_devices: int = 1
     accumulation: int = 1
     baseline: bool = True
     log_every: int = 10
@@ -262,7 +264,7 @@ def _is_optional_int(hint: Any) -> bool:
 
 def _check(config: TrainConfig) -> None:
     at_least = {
-        "steps": 1, "batch_size": 1, "accumulation": 1, "log_every": 1, "eval_every": 0, "eval_batches": 1,
+        "steps": 1, "batch_size": 1, "cpu_devices": 1, "accumulation": 1, "log_every": 1, "eval_every": 0, "eval_batches": 1,
         "checkpoint_every": 1, "keep_checkpoints": 2, "data.sequence_length": 2, "data.valid_bytes": 0,
         "sample.length": 1, "sample.top_k": 0,
     }  # fmt: skip

@@ -66,7 +66,10 @@ def make_train_step(
         return value, tokens.astype(jnp.float32), grads
 
     def accumulated(params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
-        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
+        # Every device's share of the batch is cut, so that no sequence moves to another device.
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch
+        )
 
         def add(total: Any, part: Batch) -> tuple[Any, None]:
             value, tokens, grads = loss_and_grads(params, part)
