@@ -8,8 +8,9 @@ from experiments.training.config import OptimizerConfig
 
 # Parameters under this name are stacked: their first axis counts layers, not features.
 STACKED = "layers"
-# What multiplies a vector as a matrix does. Not the memory's initial weights, which are a starting state; not persistent
-# tokens, which are inputs; not norm scales, gains and biases, two of which have a head axis and so look like matrices.
+# What multiplies a vector as a matrix does. Not the memory's initial weights, which are a starting state; not
+# persistent tokens, which are inputs; not norm scales, gains and biases, some of which have a head axis and so look
+# like matrices.
 MATRICES = ("kernel", "embedding")
 # A depthwise kernel [width, D] is D separate filters.
 NO_MATRICES = ("conv",)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import grain
-from titans_jax.config import TitansConfig
 
 from experiments.training.config import TrainConfig
+from titans_jax.config import TitansConfig
 from titans_jax.data.pipeline import make_pipeline
 from titans_jax.data.sources import Document, read_documents, split_documents
 from titans_jax.data.tokenizers import TokenizedText, Tokenizer, tokenize

@@ -32,7 +32,7 @@ def test_state_does_not_grow(tmp_path):
     model = tiny_config(tmp_path).model
     graphdef, _ = split_model(model)
     params = init_params(model, seed=0)
-    state = nnx.merge(graphdef, params).init_state(1)
+    state = jax.eval_shape(lambda: nnx.merge(graphdef, params).init_state(1))
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     _, after = jax.eval_shape(lambda t, s: nnx.merge(graphdef, params)(t, s), token, state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
@@ -41,7 +41,7 @@ def test_state_does_not_grow(tmp_path):
 
 
 def test_seed_decides_the_text(tmp_path):
-    model = tiny_config(tmp_path, model__variant="lmm").model
+    model = tiny_config(tmp_path, model__variant="transformer").model
     graphdef, _ = split_model(model)
     params = init_params(model, seed=0)
     step = make_decode_step(graphdef, temperature=1.0, top_k=0)

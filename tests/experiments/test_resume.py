@@ -2,12 +2,30 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint import v1 as ocp
 
 from experiments import train as training
 from tests.experiments.tiny_run import tiny_config
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compile_each_program_once(tmp_path_factory):
+    # A restart compiles again what it compiled before; here it is read back.
+    before = (
+        jax.config.jax_compilation_cache_dir,
+        jax.config.jax_persistent_cache_min_compile_time_secs,
+    )
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+    compilation_cache.reset_cache()
 
 
 class Stopped(Exception):
@@ -48,7 +66,7 @@ def without_clock(record):
     return {name: value for name, value in record.items() if name != "tokens_per_second"}
 
 
-@pytest.mark.parametrize(("variant", "accumulation"), [("lmm", 1), ("mac", 2)])
+@pytest.mark.parametrize(("variant", "accumulation"), [("transformer", 1), ("mac", 2)])
 def test_stopped_and_continued_equals_uninterrupted(variant, accumulation, tmp_path, monkeypatch):
     config = tiny_config(tmp_path, accumulation=accumulation, model__variant=variant)
     straight, broken = tmp_path / "straight", tmp_path / "broken"
@@ -78,15 +96,17 @@ def test_stopped_and_continued_equals_uninterrupted(variant, accumulation, tmp_p
 
 
 def test_finished_run_only_scores_again(tmp_path, monkeypatch):
-    config = tiny_config(tmp_path, steps=2, model__variant="lmm")
+    config = tiny_config(tmp_path, steps=2, model__variant="transformer")
     first = run(config, tmp_path / "run", monkeypatch)
     again = run(config, tmp_path / "run", monkeypatch, stop_after=0)
     assert first.valid_bpb == again.valid_bpb
-    assert losses(tmp_path / "run/lmm") == [without_clock(record) for record in again.records]
+    assert losses(tmp_path / "run/transformer") == [
+        without_clock(record) for record in again.records
+    ]
 
 
 def test_other_text_is_refused(tmp_path, monkeypatch):
-    config = tiny_config(tmp_path, steps=2, model__variant="lmm")
+    config = tiny_config(tmp_path, steps=2, model__variant="transformer")
     run(config, tmp_path / "run", monkeypatch)
     path = tmp_path / "words.txt"
     path.write_bytes(path.read_bytes().replace(b"surprises", b"surprised"))

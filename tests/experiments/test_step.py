@@ -26,7 +26,7 @@ def random_batch(rows=4, length=16):
 
 
 def test_accumulation_equals_the_whole_batch_and_donates(tmp_path):
-    model = tiny_config(tmp_path, model__variant="lmm").model
+    model = tiny_config(tmp_path, model__variant="transformer").model
     graphdef, _ = split_model(model)
     optimizer = optax.sgd(1.0)  # the update is the gradient
     results = []
@@ -44,7 +44,7 @@ def test_accumulation_equals_the_whole_batch_and_donates(tmp_path):
 
 
 def test_evaluation_counts_every_token_once(tmp_path):
-    model = tiny_config(tmp_path, model__variant="lmm").model
+    model = tiny_config(tmp_path, model__variant="transformer").model
     graphdef, _ = split_model(model)
     params, batch = init_params(model, seed=0), random_batch()
     step = make_eval_step(graphdef)
