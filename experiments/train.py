@@ -40,7 +40,9 @@ from titans_jax import TitansConfig
 from titans_jax.data import Tokenizer, load_tokenizer, lzma_bits_per_byte, order0_bits_per_byte
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run; created, or continued")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "the folder of the run; created, or continued", required=True
+)
 
 
 class Trained(NamedTuple):
@@ -153,7 +155,7 @@ def prepare(config: TrainConfig, folder: Path) -> Run:
     model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     config = dataclasses.replace(config, model=model)
     text = load_text(config, tokenizer)
-    models = {model.variant: model}
+    models: dict[str, TitansConfig] = {model.variant: model}
     if config.baseline and model.variant != "transformer":
         models["transformer"] = parameters.transformer_like(model)
     open_workdir(folder, config)
@@ -223,5 +225,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse_flags)

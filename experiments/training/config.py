@@ -266,8 +266,8 @@ def _is_optional_int(hint: Any) -> bool:
 def _check(config: TrainConfig) -> None:
     at_least = {
         "steps": 1, "batch_size": 1, "cpu_devices": 1, "accumulation": 1, "log_every": 1, "eval_every": 0,
-        "eval_batches": 1, "checkpoint_every": 1, "keep_checkpoints": 2, "data.sequence_length": 2, "data.valid_bytes": 0,
-        "sample.length": 1, "sample.top_k": 0,
+        "eval_batches": 1, "checkpoint_every": 1, "keep_checkpoints": 2, "data.sequence_length": 2,
+        "data.valid_bytes": 0, "sample.length": 1, "sample.top_k": 0,
     }  # fmt: skip
     flat = flatten(config)
     for name, least in at_least.items():
