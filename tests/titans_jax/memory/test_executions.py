@@ -19,7 +19,7 @@ from titans_jax.memory.networks import MLPNetwork
 # Token by token against numpy
 
 BY_HAND = (
-    Case(depth=1, chunk=1),
+    Case(depth=1, chunk=1, bounded=True),  # which a linear memory is not
     Case(depth=2, chunk=4, bounded=True, masked=True, resets=True, carried=True),
     Case(depth=2, chunk=5, masked=True, carried=True, read="before"),
     Case(depth=1, chunk=5, momentum=False, forget=False),
