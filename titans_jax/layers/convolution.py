@@ -36,7 +36,7 @@ def causal_convolution(
         The outputs, and the tail after the last token.
     """
     width = kernel.shape[0]
-    batch, length, _ = x.shape
+    length = x.shape[1]
     if mask is not None:
         x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
     history = jnp.concatenate([tail.astype(x.dtype), x], axis=1)  # [B, w-1+T, D]

@@ -126,16 +126,14 @@ class SelfAttention(nnx.Module):
         q = self.projections.queries(x)
         k, v = self.projections.keys_values(x)
         prefix_keys, prefix_values = self.projections.keys_values(prefix)
-        attention = full_attention if isinstance(state, FullState) else sliding_window_attention
-        out, state = attention(
-            q,
-            k,
-            v,
-            prefix_keys,
-            prefix_values,
-            state,
-            rope_base=self.rope_base,
-            mask=mask,
-            reset=reset,
-        )
+        arguments = (q, k, v, prefix_keys, prefix_values)
+        rope_base = self.rope_base
+        if isinstance(state, FullState):
+            out, state = full_attention(
+                *arguments, state, rope_base=rope_base, mask=mask, reset=reset
+            )
+        else:
+            out, state = sliding_window_attention(
+                *arguments, state, rope_base=rope_base, mask=mask, reset=reset
+            )
         return out.reshape(batch, length, dim), state

@@ -99,7 +99,10 @@ def memory_scan(
     grid = make_grid(
         length, tile if online else chunk, tile, None if aligned or online else state.position
     )
-    on_grid = lambda x: None if x is None else to_grid(grid, x)
+
+    def on_grid(x):
+        return None if x is None else to_grid(grid, x)
+
     settled = online or (aligned and length % chunk == 0)
     tokens = GridTokens(
         *(jnp.moveaxis(on_grid(x), 4, 3) for x in (q, k, v)),  # [N, tiles, B, H, R, K]
@@ -124,13 +127,6 @@ def memory_scan(
     carry, anchor, y = batched(gain, carry, state.anchor, tokens, initial)
     y = from_grid(grid, jnp.moveaxis(y, 3, 4))
     position = state.position if settled else (state.position + length) % chunk
-    if not settled:
-        finished = position == 0
-        anchor = jax.tree.map(
-            lambda m, a: jnp.where(finished.reshape(-1, *(1,) * (m.ndim - 1)), m, a),
-            carry.weights,
-            anchor,
-        )
     return y, MemoryState(carry.weights, carry.momentum, anchor, position)
 
 

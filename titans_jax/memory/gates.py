@@ -94,7 +94,10 @@ def gates_from_logits(
 def mask_gates(gates: Gates, mask: TokenFlags) -> Gates:
     """Makes masked tokens keep the weights, keep the momentum and write nothing."""
     flags = mask[..., None]
-    zero = lambda x: None if x is None else jnp.where(flags, x, jnp.zeros((), x.dtype))
+
+    def zero(x):
+        return None if x is None else jnp.where(flags, x, jnp.zeros((), x.dtype))
+
     return Gates(zero(gates.log_keep), zero(gates.log_eta), zero(gates.theta))
 
 

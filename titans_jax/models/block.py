@@ -16,7 +16,7 @@ from titans_jax.models.mal import MemoryAsLayer
 from titans_jax.models.transformer import TransformerAttention
 from titans_jax.typing import Array, Bool, Float
 
-MIXERS = {
+MIXERS: dict[str, Any] = {
     "mac": MemoryAsContext,
     "mag": MemoryAsGate,
     "mal": MemoryAsLayer,

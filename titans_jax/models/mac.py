@@ -134,11 +134,13 @@ class MemoryAsContext(nnx.Module):
             mask,
             reset,
         )
-        run = self._fresh if state is None else self._carried
-        attended, remembered, state = run(tokens, state)
+        if state is None:
+            attended, remembered, state = self._fresh(tokens)
+        else:
+            attended, remembered, state = self._carried(tokens, state)
         return x + self.combination(attended, remembered), state._replace(context_tail=tail)
 
-    def _fresh(self, tokens: _Tokens, _: None) -> tuple[Array, Array, MACState]:
+    def _fresh(self, tokens: _Tokens) -> tuple[Array, Array, MACState]:
         """All tokens of new streams: a scan over whole segments, then what is left over."""
         batch, length = tokens.q.shape[:2]
         whole = length // self.segment * self.segment
