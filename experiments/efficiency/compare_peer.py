@@ -21,6 +21,9 @@ and forgetting step at every token, and every token reads the memory it has just
 theirs steps once per chunk and reads the memory of the chunk's start. Its memory's activation is
 SiLU, theirs GELU.
 
+Both use all cores: torch by its threads, JAX by one CPU device per core, over which the sequences (or
+the heads, where there is one sequence) are sharded.
+
 How it is measured: each side of each row is a process of its own that stays alive while the others
 run, and they take turns, so that a slow minute of the machine falls on all of them. It needs a
 quiet machine even so: torch's threads wait for each other, and one more busy process slows them

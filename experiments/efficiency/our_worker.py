@@ -3,15 +3,21 @@
 The layer is configured to contain what titans-pytorch's contains: an RMSNorm in front, no
 convolution, no output gate, an output projection only with several heads, because theirs has one
 only then. `compare_peer` lists what still differs, in both directions.
+
+XLA runs a batch of small matmuls on one core of a CPU, torch on all. So the CPU is given to JAX as one
+device per core, as a user would with `jax.config.update("jax_num_cpu_devices", n)`, and the sequences, or
+the heads where there is one sequence, are sharded over them: plain `jax.jit` on sharded arrays.
 """
 
 import json
+import os
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.efficiency import cases, worker
 from titans_jax import MemoryConfig, NeuralMemory
@@ -45,11 +51,51 @@ class NormedMemory(nnx.Module):
         return y
 
 
+def count_devices(case: cases.Case, cores: int) -> int:
+    """The most devices, at most one per core, that share the sequences or else the heads equally."""
+    for divided in (case.batch, case.heads):
+        counts = [n for n in range(2, cores + 1) if divided % n == 0]
+        if counts:
+            return counts[-1]
+    return 1
+
+
+def head_sharding(name: str) -> PartitionSpec:
+    """The axis along which a parameter of the memory is split when its heads are shared out."""
+    for part, spec in (
+        ("initial_weights", PartitionSpec("devices")),
+        ("gate_kernel", PartitionSpec(None, None, "devices")),
+        ("gate_bias", PartitionSpec(None, "devices")),
+        ("output", PartitionSpec("devices")),
+        ("linear", PartitionSpec(None, "devices")),
+    ):
+        if part in name:
+            return spec
+    return PartitionSpec()
+
+
+def share(case: cases.Case, parameters: nnx.State, x: jax.Array) -> tuple[nnx.State, jax.Array]:
+    """Puts the input and the parameters on the devices."""
+    devices = jax.device_count()
+    mesh = jax.make_mesh((devices,), ("devices",), axis_types=(AxisType.Auto,))
+    by_batch = case.batch % devices == 0
+
+    def put(path: tuple, leaf: jax.Array) -> jax.Array:
+        spec = PartitionSpec() if by_batch else head_sharding(jax.tree_util.keystr(path))
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    spec = PartitionSpec("devices") if by_batch else PartitionSpec()
+    shared = jax.device_put(x, NamedSharding(mesh, spec))
+    return jax.tree_util.tree_map_with_path(put, parameters), shared
+
+
 def main() -> None:
     """Reads the case from the command line, then serves requests."""
     case = cases.Case(**json.loads(sys.argv[1]))
+    jax.config.update("jax_num_cpu_devices", count_devices(case, os.cpu_count() or 1))
     graph, parameters = nnx.split(NormedMemory(case, rngs=nnx.Rngs(0)))
     x = jax.random.normal(jax.random.key(0), (case.batch, case.length, case.dim), jnp.float32)
+    parameters, x = share(case, parameters, x)
 
     def apply(parameters: nnx.State, x: jax.Array) -> jax.Array:
         return nnx.merge(graph, parameters)(x)
