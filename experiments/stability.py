@@ -8,13 +8,14 @@ trains a byte-level LMM (the memory alone as the sequence layer) for every depth
 gradient clipping, no loss scaling, nothing that would hide an unstable memory. All runs see the same
 bytes in the same order.
 
-A row per run: bits per byte of the first step and of the last 20 (mean), the largest gradient norm,
-the largest Frobenius norm of a head's fast weights M at the end of a sequence, that norm in the last
-20 steps (median; near zero means a memory that has forgotten everything and, from depth 2 on, cannot
-learn again, since M = 0 has no gradient), the number of steps with a number that is not finite, and
-whether it diverged, which means any such step, or a last loss above the first, or more than half a
-bit above the run's own best 20 steps. The table and the JSON are written after every run; starting
-the same command again skips the rows that are there.
+A row per run: bits per byte of the first step and of the last 20 (mean); the largest gradient
+norm; the largest Frobenius norm of a head's fast weights M at the end of a sequence, and that norm
+in the last 20 steps (median); the number of steps with a number that is not finite; and whether it
+diverged, which means any such step, or a last loss above the first, or more than half a bit above
+the run's own best 20 steps. A last norm near zero is a failure too: that memory has forgotten
+everything and, from depth 2 on, cannot learn again, since M = 0 has no gradient there. The table
+and the JSON are written after every run; starting the same command again skips the rows that are
+there.
 """
 
 import argparse
