@@ -11,14 +11,17 @@ from experiments.training.config import default_config
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = default_config()
-    config.steps = 300
-    config.batch_size = 8
+    config.steps = 400
+    config.batch_size = 4
+    config.cpu_devices = 2
     config.data.valid_bytes = 262_144
     config.data.sequence_length = 512
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 4e-3
+    config.optimizer.warmup_fraction = 0.1
+    config.optimizer.beta2 = 0.99
     config.model.variant = "mac"
     config.model.dim = 128
-    config.model.num_layers = 3
+    config.model.num_layers = 2
     config.model.num_heads = 2
     config.model.segment = 64
     config.model.window = 64
