@@ -78,8 +78,8 @@ def train(
     params = devices.replicate(init_params(model, config.seed))
     opt_state = devices.replicate(optimizer.init(params))
     batches = train_batches(config, text)
-    train_step = make_train_step(graphdef, optimizer, config.accumulation)
-    eval_step = make_eval_step(graphdef)
+    train_step = devices.in_turn(make_train_step(graphdef, optimizer, config.accumulation))
+    eval_step = devices.in_turn(make_eval_step(graphdef))
     tokens_per_byte = text.train.target_tokens / text.train.target_bytes
 
     with (

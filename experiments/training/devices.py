@@ -4,12 +4,16 @@ XLA runs the memory's many small matmuls on one core of a CPU, so a CPU is made 
 per core, before JAX starts. A real accelerator is left as it is.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def split_cpu(devices: int) -> None:
@@ -41,6 +45,20 @@ class DataParallel(NamedTuple):
     def replicate(self, tree: PyTree) -> PyTree:
         """The tree on every device."""
         return jax.device_put(tree, self.replicated)
+
+    def in_turn(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The jitted `function`, waited for on several CPU devices, unchanged elsewhere.
+
+        XLA runs all CPU devices in one pool of threads: executions queued behind one another can fill it with one
+        device's share, each waiting for a sum whose other half never starts, and the process is aborted.
+        """
+        if len(self.batch.device_set) == 1 or jax.default_backend() != "cpu":
+            return function
+
+        def waiting(*args: P.args, **kwargs: P.kwargs) -> R:
+            return jax.block_until_ready(function(*args, **kwargs))
+
+        return waiting
 
 
 def data_parallel(sequences: int) -> DataParallel:

@@ -1,0 +1,57 @@
+"""The batch shared out over several CPU devices; in a process of its own, since their number is fixed once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.tolerances import OUTPUT_F32
+
+# Many short steps whose gradients are summed over the devices, and independent evaluations behind one another: what
+# fills XLA's threads unless each is waited for.
+PROGRAM = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np
+from experiments.training.devices import data_parallel, split_cpu
+
+count = int(sys.argv[1])
+split_cpu(count)
+devices = data_parallel(4)
+batch = {"x": np.linspace(-1, 1, 4 * 32 * 16, dtype=np.float32).reshape(4, 32, 16)}
+
+def loss(w, batch):
+    x = batch["x"]
+    for _ in range(10):
+        x = jnp.tanh(x @ w)
+    return (x**2).mean()
+
+step = devices.in_turn(jax.jit(lambda w, batch: w - 0.1 * jax.grad(loss)(w, batch)))
+score = devices.in_turn(jax.jit(loss))
+w = devices.replicate(jnp.eye(16, dtype=jnp.float32))
+for _ in range(200):
+    w = step(w, devices.share(batch))
+scores = [score(w, devices.share(batch)) for _ in range(200)]
+print(json.dumps([len(jax.devices()), float(sum(scores)) / 200]))
+"""
+
+
+def run(count):
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(count)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    return json.loads(process.stdout)
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_and_never_wait_for_ever():
+    devices, score = run(1)
+    assert devices == 1
+    devices, shared = run(2)
+    assert devices == 2
+    assert abs(shared - score) <= OUTPUT_F32
