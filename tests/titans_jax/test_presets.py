@@ -7,6 +7,8 @@ import jax
 import pytest
 from flax import nnx
 
+from experiments.configs.tiny import get_config
+from experiments.training.config import train_config
 from titans_jax import Titans, preset
 from titans_jax.config import Variant
 from titans_jax.presets import SIZES
@@ -32,6 +34,17 @@ def test_tiny_is_small_and_reads_bytes():
     assert parameters(config) < 1e6
 
 
+def test_tiny_is_what_the_first_run_trains():
+    assert preset("tiny") == train_config(get_config()).model
+
+
+@pytest.mark.parametrize("name", ["tiny", "170m"])
+def test_the_transformer_is_the_usual_baseline(name):
+    config = preset(name, "transformer")
+    assert config.window is None
+    assert config.persistent_tokens == 0
+
+
 def test_overrides_replace_fields():
     assert preset("340m", "lmm", num_layers=2).num_layers == 2
 
@@ -39,10 +52,16 @@ def test_overrides_replace_fields():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("170M",), r"name must be one of .*'170M'; the nearest is '170m'"),
-        (("340m", "lstm"), r"variant must be one of .*'lstm'"),
+        (("170M",), r"name must be one of .*'170m' is the nearest, got '170M'"),
+        (("tinny",), r"name must be one of .*'tiny' is the nearest, got 'tinny'"),
+        (("340m", "lstm"), r"variant must be one of .*, got 'lstm'"),
     ],
 )
 def test_unknown_names_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         preset(*arguments)
+
+
+def test_an_unknown_override_is_refused():
+    with pytest.raises(ValueError, match=r"override must be .*'num_layers' is the nearest"):
+        preset("tiny", num_layer=2)
