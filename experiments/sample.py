@@ -38,12 +38,15 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
     workdir = Path(_WORKDIR.value)
-    config = from_flat(read_config(workdir))
-    tokenizer = load_tokenizer(_TOKENIZER.value or config.data.tokenizer)
-    graphdef, shapes = split_model(config.model)
-    folder = workdir / config.model.variant / "checkpoints"
-    trained_steps, params, identity = restore_params(folder, shapes)
-    check_identity(identity, {"tokenizer": tokenizer.fingerprint()}, str(folder))
+    try:
+        config = from_flat(read_config(workdir))
+        tokenizer = load_tokenizer(_TOKENIZER.value or config.data.tokenizer)
+        graphdef, shapes = split_model(config.model)
+        folder = workdir / config.model.variant / "checkpoints"
+        trained_steps, params, identity = restore_params(folder, shapes)
+        check_identity(identity, {"tokenizer": tokenizer.fingerprint()}, str(folder))
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from error
 
     prompt = [tokenizer.start_token, *tokenizer.encode(_PROMPT.value.encode()).tolist()]
     step = make_decode_step(graphdef, temperature=_TEMPERATURE.value, top_k=_TOP_K.value)

@@ -149,12 +149,16 @@ def prepare(config: TrainConfig, folder: Path) -> Run:
       folder: the workdir.
 
     Raises:
-      ValueError, FileNotFoundError: see `load_tokenizer`, `load_text`, `transformer_like`, `open_workdir`.
+      ValueError, FileNotFoundError: see `load_tokenizer`, `load_text`, `make_pipeline`, `data_parallel`,
+        `transformer_like`, `open_workdir`.
     """
     tokenizer = load_tokenizer(config.data.tokenizer)
     model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     config = dataclasses.replace(config, model=model)
     text = load_text(config, tokenizer)
+    train_batches(config, text)  # both only to say what does not fit
+    valid_batches(config, text)
+    data_parallel(config.batch_size // config.accumulation)
     models: dict[str, TitansConfig] = {model.variant: model}
     if config.baseline and model.variant != "transformer":
         models["transformer"] = parameters.transformer_like(model)
@@ -219,7 +223,7 @@ def main(argv: Sequence[str]) -> None:
         config = train_config(_CONFIG.value)
         split_cpu(config.cpu_devices)
         prepared = prepare(config, Path(_WORKDIR.value))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
     execute(prepared)
 

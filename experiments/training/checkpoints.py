@@ -65,8 +65,9 @@ class Checkpoints:
     ) -> tuple[int, PyTree, PyTree]:
         """Returns (step, params, optimizer state) of the newest readable checkpoint and moves `data` to its position.
 
-        A damaged checkpoint is reported, moved to the folder `damaged` beside the checkpoints, and the one before is
-        tried; without any checkpoint the arguments come back with step 0.
+        A damaged checkpoint is reported and the one before it is tried. Once one was read, the damaged ones after it
+        are moved to the folder `damaged` beside the checkpoints. Without any checkpoint the arguments come back with
+        step 0.
 
         Args:
           params: gives the structure, shapes and types to restore.
@@ -79,19 +80,23 @@ class Checkpoints:
         """
         steps = self.steps
         wanted = {"params": params, "optimizer": opt_state}
+        damaged = []
         for step in reversed(steps):
             start = data.get_state()  # type: ignore[attr-defined]  # a Grain iterator
             try:
                 loaded, meta = self._load(step, wanted, data)
             except Exception as error:  # Orbax raises whatever its storage layers raise
                 data.set_state(start)  # type: ignore[attr-defined]
-                self._set_aside(step, error)
+                _report_damage(self._folder / str(step), error)
+                damaged.append(step)
                 continue
             check_identity(meta["identity"], identity, f"{self._folder}/{step}")
+            for later in damaged:
+                self._set_aside(later)
             return step, loaded["params"], loaded["optimizer"]
         if steps:
             raise ValueError(
-                f"no checkpoint under {self._folder} can be read (steps {steps}, now in {self._aside}); "
+                f"no checkpoint under {self._folder} can be read (steps {steps}); "
                 "restore them from a copy, or choose another --workdir"
             )
         return 0, params, opt_state
@@ -99,10 +104,6 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for checkpoints being written."""
         self._checkpointer.close()
-
-    @property
-    def _aside(self) -> Path:
-        return self._folder.with_name("damaged")
 
     def _load(
         self, step: int, wanted: dict[str, PyTree], data: Iterator | None
@@ -121,21 +122,17 @@ class Checkpoints:
             trees[name] = jax.tree.unflatten(jax.tree.structure(tree), found[name].values())
         return trees, meta
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _set_aside(self, step: int) -> None:
         # Out of the way, or the next save at this step would have to overwrite it.
-        target = self._aside / str(step)
-        number = 1
+        aside = self._folder.with_name("damaged")
+        target, number = aside / str(step), 1
         while target.exists():
             number += 1
-            target = self._aside / f"{step}.{number}"
-        target.parent.mkdir(exist_ok=True)
+            target = aside / f"{step}.{number}"
+        aside.mkdir(exist_ok=True)
         shutil.move(self._folder / str(step), target)
         self._checkpointer.reload()
-        print(
-            f"checkpoint {self._folder}/{step} is damaged ({_first_line(error)}); moved to {target}, nothing is "
-            "deleted; trying the one before",
-            flush=True,
-        )
+        print(f"checkpoint {self._folder}/{step} moved to {target}; nothing is deleted", flush=True)
 
 
 def restore_params(folder: Path, params: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
@@ -158,9 +155,7 @@ def restore_params(folder: Path, params: PyTree) -> tuple[int, PyTree, dict[str,
             try:
                 loaded, meta = checkpoints._load(step, {"params": params}, None)
             except Exception as error:  # Orbax raises whatever its storage layers raise
-                print(
-                    f"checkpoint {folder}/{step} is damaged ({_first_line(error)}); trying the one before"
-                )
+                _report_damage(folder / str(step), error)
                 continue
             return step, loaded["params"], meta["identity"]
     finally:
@@ -200,8 +195,12 @@ def _crc32(x: Any) -> int:
     return zlib.crc32(np.ascontiguousarray(jax.device_get(x)).tobytes())
 
 
-def _first_line(error: Exception) -> str:
+def _report_damage(checkpoint: Path, error: Exception) -> None:
     # The cause lies at the bottom of Orbax's chain of wrappers.
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+    while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error).strip() else ''}"
+    reason = next(iter(str(error).strip().splitlines()), "")[:160]
+    print(
+        f"checkpoint {checkpoint} is damaged ({type(error).__name__}: {reason}); trying the one before",
+        flush=True,
+    )

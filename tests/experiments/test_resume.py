@@ -105,6 +105,22 @@ def test_finished_run_only_scores_again(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"data__sequence_length": 4000}, "sequence_length"),
+        ({"data__valid_fraction": 0.002}, "valid_fraction"),
+        ({"data__packing": "documents", "data__sequence_length": 12}, "sequence_length=12"),
+        ({"data__path": "nowhere/*.txt"}, r"config.data.path='nowhere/\*.txt'"),
+        ({"data__tokenizer": "nowhere.model"}, "nowhere.model"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_compiles(change, named, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=named):
+        training.prepare(tiny_config(tmp_path, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_text_is_refused(tmp_path, monkeypatch):
     config = tiny_config(tmp_path, steps=2, model__variant="transformer")
     run(config, tmp_path / "run", monkeypatch)
