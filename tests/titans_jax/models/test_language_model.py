@@ -1,0 +1,152 @@
+"""What all variants share: input checks, remat, dtypes, initialisation, the loss."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.titans_jax.models.tiny_models import (
+    BATCH,
+    LENGTH,
+    VOCABULARY,
+    forward,
+    initial_state,
+    random_tokens,
+    tiny_config,
+    tiny_model,
+)
+from tests.tolerances import GRAD_F64, OUTPUT_BF16, OUTPUT_F64, assert_close
+from titans_jax.models import Titans, next_token_loss
+
+
+@functools.cache
+def built(name="lmm", **overrides):
+    return Titans(tiny_config(name, **overrides), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", ["mac", "mag", "mal", "lmm", "transformer"])
+def test_bfloat16_is_finite_and_near(name):
+    """Parameters, fast weights and logits stay in float32."""
+    graph, state = nnx.split(Titans(tiny_config(name, dtype="bfloat16"), rngs=nnx.Rngs(0)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    _, parameters = tiny_model(name)
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), parameters)
+    # The model's structure is the same: only what its layers cast to differs.
+    narrow = jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(narrow))
+    tokens = random_tokens()
+    logits, carried = jax.jit(lambda p, t: nnx.merge(graph, p)(t))(narrow, tokens)
+    assert logits.dtype == jnp.float32
+    if name != "transformer":
+        memory = carried if name == "lmm" else carried.memory
+        assert {leaf.dtype for leaf in memory.memory.weights} == {jnp.dtype("float32")}
+    exact, _ = forward(name, tokens)
+    assert np.isfinite(logits).all()
+    error = np.sqrt(np.mean((logits - exact) ** 2) / np.mean(np.square(exact)))
+    assert error <= OUTPUT_BF16
+
+
+def test_rematerialisation_changes_nothing():
+    tokens = random_tokens(length=9)
+    batch = {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "loss_mask": jnp.ones((BATCH, 8), jnp.bool_),
+    }
+    _, parameters = tiny_model("mag")
+
+    def gradient(remat):
+        graph, _ = nnx.split(built("mag", remat=remat))
+        return jax.jit(jax.value_and_grad(lambda p: next_token_loss(nnx.merge(graph, p), batch)[0]))
+
+    assert "remat" in str(jax.make_jaxpr(gradient(True))(parameters))
+    assert_close(gradient(True)(parameters), gradient(False)(parameters), GRAD_F64)
+
+
+def test_layers_start_out_different_and_named_by_layer_first():
+    state = nnx.state(built().layers)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        assert leaf.shape[0] == 2
+        constant = any(part in jax.tree_util.keystr(path) for part in ("norm", "bias", "gain"))
+        assert constant or (leaf[0] != leaf[1]).any(), jax.tree_util.keystr(path)
+
+
+def test_untied_logits_have_a_matrix_of_their_own():
+    tied, untied = (built("lmm", tie_embeddings=tie) for tie in (True, False))
+    assert not hasattr(tied, "head")
+    assert untied.head.kernel[...].shape == (8, VOCABULARY)
+    tokens = random_tokens(length=2)
+    assert untied(tokens)[0].shape == (BATCH, 2, VOCABULARY)
+
+
+def test_without_feed_forward_the_block_is_its_mixer():
+    block = built("lmm", feed_forward=0).layers
+    assert not hasattr(block, "feed_forward")
+    assert built("lmm", feed_forward=0)(random_tokens(length=2))[0].shape[-1] == VOCABULARY
+
+
+def test_a_token_outside_the_vocabulary_is_not_taken_for_another():
+    tokens = random_tokens().at[0, 3].set(VOCABULARY)
+    logits, _ = forward("lmm", tokens)
+    assert np.isfinite(logits[0, :3]).all()
+    assert np.isnan(logits[0, 3]).all()
+    assert np.isfinite(logits[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((jnp.zeros((3,), jnp.int32),), r"tokens must have shape \[batch, length\], got \(3,\)"),
+        ((jnp.zeros((2, 0), jnp.int32),), r"tokens must have shape .*, got \(2, 0\)"),
+        ((jnp.zeros((2, 3)),), "tokens must be integers, got dtype float64"),
+    ],
+)
+def test_bad_tokens_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        built()(*arguments)
+
+
+def test_flags_and_states_that_do_not_fit_are_refused():
+    tokens = random_tokens()
+    with pytest.raises(ValueError, match=r"mask must be bool of tokens' shape \(2, 16\), got bool"):
+        built()(tokens, mask=jnp.ones((2, 15), jnp.bool_))
+    with pytest.raises(ValueError, match=r"reset must be bool of tokens' shape .*, got int32"):
+        built()(tokens, reset=jnp.zeros((2, 16), jnp.int32))
+    with pytest.raises(ValueError, match=r"state.* must start with \(layers, batch\) = \(2, 1\)"):
+        built()(tokens[:1], initial_state("lmm"))
+    with pytest.raises(ValueError, match="batch_size must be a positive integer, got 0"):
+        built().init_state(0)
+    with pytest.raises(ValueError, match="max_length must be a positive integer, got -1"):
+        built().init_state(1, -1)
+    with pytest.raises(ValueError, match="max_length is None, but full attention"):
+        built("transformer").init_state(1)
+
+
+def test_loss_is_the_mean_over_the_targets_that_count():
+    tokens = random_tokens(length=LENGTH)
+    targets = random_tokens(7, LENGTH)
+    mask = jax.random.bernoulli(jax.random.key(2), 0.5, targets.shape)
+    graph, parameters = tiny_model("lmm")
+    model = nnx.merge(graph, parameters)
+    batch = {"inputs": tokens, "targets": targets, "loss_mask": mask}
+    loss, aux = next_token_loss(model, batch)
+    logits = np.asarray(forward("lmm", tokens)[0])
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(probabilities, np.asarray(targets)[..., None], axis=-1)[..., 0]
+    assert_close(loss, -np.log(chosen)[np.asarray(mask)].mean(), OUTPUT_F64)
+    assert (aux["loss"], aux["tokens"]) == (loss, mask.sum())
+    nothing = batch | {"loss_mask": jnp.zeros_like(mask)}
+    assert next_token_loss(model, nothing)[0] == 0
+
+
+def test_loss_passes_document_starts_on():
+    tokens = random_tokens()
+    reset = jnp.zeros(tokens.shape, jnp.bool_).at[:, 6].set(True)
+    graph, parameters = tiny_model("transformer")
+    model = nnx.merge(graph, parameters)
+    last = jnp.zeros(tokens.shape, jnp.bool_).at[:, -1].set(True)
+    batch = {"inputs": tokens, "targets": tokens, "loss_mask": last, "reset": reset}
+    alone = {key: value[:, 6:] for key, value in batch.items() if key != "reset"}
+    assert_close(next_token_loss(model, batch)[0], next_token_loss(model, alone)[0], OUTPUT_F64)

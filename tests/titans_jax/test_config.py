@@ -1,0 +1,54 @@
+"""Every field of a model's configuration refuses what does not fit, by name, value and what would."""
+
+import dataclasses
+
+import pytest
+
+from titans_jax.config import MemoryConfig, TitansConfig
+
+MEMORY = MemoryConfig(num_heads=4, chunk=64)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"variant": "mca"}, r"variant must be one of .*'mac'.*, got 'mca'"),
+        ({"combine": "tanh"}, r"combine must be one of .*'silu'.*, got 'tanh'"),
+        ({"dtype": "float16"}, r"dtype must be one of .*'bfloat16'.*, got 'float16'"),
+        ({"vocab_size": 0}, "vocab_size must be a positive integer, got 0"),
+        ({"dim": -8}, "dim must be a positive integer, got -8"),
+        ({"dim": 256.0}, "dim must be a positive integer, got 256.0"),
+        ({"num_layers": True}, "num_layers must be a positive integer, got True"),
+        ({"num_heads": 0}, "num_heads must be a positive integer, got 0"),
+        ({"num_heads": 3}, "num_heads must be a divisor of dim = 256 .*, got 3"),
+        ({"num_heads": 256}, "num_heads must be .* heads of even size .*, got 256"),
+        ({"window": 0, "variant": "mag"}, "window must be a positive integer .*, got 0"),
+        ({"window": None, "variant": "mal"}, "window must be .* transformer only.*, got None"),
+        ({"segment": 0}, "segment must be a positive integer, got 0"),
+        ({"segment": 96}, "segment must be a multiple of memory.chunk = 64, got 96"),
+        ({"persistent_tokens": -1}, "persistent_tokens must be an integer, 0 for none, got -1"),
+        ({"feed_forward": 1.5}, "feed_forward must be an integer, 0 for none, got 1.5"),
+        ({"memory": None}, "memory must be a MemoryConfig, got None"),
+        (
+            {"memory": dataclasses.replace(MEMORY, num_heads=5)},
+            "memory.num_heads must be a divisor of dim = 256, got 5",
+        ),
+        (
+            {"memory": dataclasses.replace(MEMORY, network=lambda weights, x: x)},
+            "memory.network must be 'mlp' or 'residual' in a language model",
+        ),
+        ({"rope_base": 1.0}, "rope_base must be greater than 1, got 1.0"),
+        ({"tie_embeddings": "yes"}, r"tie_embeddings must be one of \(True, False\), got 'yes'"),
+        ({"remat": "no"}, r"remat must be one of \(True, False\), got 'no'"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TitansConfig(**{"memory": MEMORY, **fields})
+
+
+def test_only_what_a_variant_uses_must_fit():
+    odd = dataclasses.replace(MEMORY, num_heads=5)
+    assert TitansConfig(variant="transformer", memory=odd, window=None).window is None
+    assert TitansConfig(variant="lmm", memory=MEMORY, num_heads=3).num_heads == 3
+    assert TitansConfig(variant="mag", memory=MEMORY, segment=96).segment == 96
