@@ -3,6 +3,7 @@
 Each group of parameters is moved along one random direction; the slope must be the gradient's.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.titans_jax.models.tiny_models import VOCABULARY, random_tokens, tiny_model
+from tests.titans_jax.models.tiny_models import VOCABULARY, random_tokens, tiny_config, tiny_model
 from tests.tolerances import NUMERICAL_GRAD_F64
-from titans_jax.models import next_token_loss
+from titans_jax.models import Titans, next_token_loss
 
 LENGTH = 8  # more than one segment, window and chunk, and not a multiple of any
 STEP = 1e-5
@@ -29,8 +30,13 @@ def batch():
 
 
 @functools.cache
-def loss_and_gradient(name):
+def loss_and_gradient(name, bound_step=True):
     graph, _ = tiny_model(name)
+    if not bound_step:
+        config = tiny_config(name)
+        memory = dataclasses.replace(config.memory, bound_step=False)
+        unbounded = dataclasses.replace(config, memory=memory)
+        graph, _ = nnx.split(nnx.eval_shape(lambda: Titans(unbounded, rngs=nnx.Rngs(0))))
 
     def loss(parameters):
         return next_token_loss(nnx.merge(graph, parameters), batch())[0]
@@ -40,8 +46,18 @@ def loss_and_gradient(name):
 
 @pytest.mark.parametrize("name", ["mac", "mag", "mal", "lmm", "transformer"])
 def test_every_group_of_parameters(name):
-    _, parameters = tiny_model(name)
-    function = loss_and_gradient(name)
+    check_every_group(loss_and_gradient(name), tiny_model(name)[1])
+
+
+def test_every_group_of_parameters_without_the_bound_on_the_step():
+    _, parameters = tiny_model("lmm")
+    function = loss_and_gradient("lmm", bound_step=False)
+    # The bound is at work in the tiny models: without it the loss is another.
+    assert function(parameters)[0] != loss_and_gradient("lmm")(parameters)[0]
+    check_every_group(function, parameters)
+
+
+def check_every_group(function, parameters):
     value, gradient = function(parameters)
     assert 0 < value < 3 * np.log(VOCABULARY)
     leaves, structure = jax.tree.flatten(parameters)

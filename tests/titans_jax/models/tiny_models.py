@@ -33,17 +33,23 @@ def tiny_config(name, **overrides):
     return TitansConfig(**{**settings, **overrides})
 
 
-@functools.cache
-def tiny_model(name):
-    """Graph and parameters; moved off the initial values, where norms are one and gates all alike."""
-    graph, parameters = nnx.split(Titans(tiny_config(name), rngs=nnx.Rngs(0)))
+def moved(parameters):
+    """The parameters moved off their initial values, where norms are one and gates all alike."""
     leaves, structure = jax.tree.flatten(parameters)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return graph, jax.tree.unflatten(structure, moved)
+    noise = (
+        jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)
+    )
+    return jax.tree.unflatten(
+        structure, [leaf + 0.1 * n for leaf, n in zip(leaves, noise, strict=True)]
+    )
+
+
+@functools.cache
+def tiny_model(name):
+    """Graph and parameters."""
+    graph, parameters = nnx.split(Titans(tiny_config(name), rngs=nnx.Rngs(0)))
+    return graph, moved(parameters)
 
 
 @functools.cache
