@@ -34,9 +34,10 @@ def plot_curves(
             steps[width - 1 :], smooth, label=f"{name}, training (mean of {width} steps)"
         )
         if valid:
-            axes.plot(
-                *np.asarray(valid).T, "o--", color=line.get_color(), label=f"{name}, validation"
-            )
+            # Only the last is over all held-out text; those before score a few batches of it.
+            step, value = valid[-1]
+            label = f"{name}, all held-out text ({value:.3f})"
+            axes.plot(step, value, "o", color=line.get_color(), label=label)
     for (name, value), style in zip(horizontal.items(), (":", "-."), strict=False):
         axes.axhline(value, linestyle=style, color="gray", label=f"{name} ({value:.3f})")
     axes.set(xlabel="step", ylabel="bits per byte")
