@@ -52,7 +52,6 @@ def says(*words):
             says("'chunked'", "built-in", "associative_scan"),
         ),
     ],
-    ids=str,
 )
 def test_config(arguments, message):
     with pytest.raises(ValueError, match=message):
