@@ -93,16 +93,16 @@ def test_sequences_of_a_batch_may_be_at_different_places(name):
 
 @pytest.mark.parametrize("name", ["mac", "mag"])
 def test_a_document_starts_within_a_carried_call(name):
-    """At a place where the running segment, or the chunk, is complete."""
+    """At a place where the running segment, or the chunk, is complete; and the next call knows."""
     tokens = random_tokens()
     reset = jnp.zeros(tokens.shape, jnp.bool_).at[0, SEGMENT].set(True)
     whole = jnp.ones(tokens.shape, jnp.bool_)
     expected, _ = forward(name, tokens, None, whole, reset)
     _, state = stream(name, tokens[:, :4], (4,))
-    logits, state = forward(name, tokens[:, 4:11], state, None, reset[:, 4:11])
-    assert_close(logits, expected[:, 4:11], OUTPUT_F64)
-    logits, _ = forward(name, tokens[:, 11:15], state)
-    assert_close(logits, expected[:, 11:15], OUTPUT_F64)
+    logits, state = forward(name, tokens[:, 4:8], state, None, reset[:, 4:8])
+    assert_close(logits, expected[:, 4:8], OUTPUT_F64)
+    logits, _ = forward(name, tokens[:, 8:12], state)  # the window reaches back to place 4
+    assert_close(logits, expected[:, 8:12], OUTPUT_F64)
 
 
 def test_a_full_cache_says_so():
