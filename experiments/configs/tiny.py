@@ -1,6 +1,10 @@
 """A small byte-level MAC on the Python standard library's own sources: a first run on any machine.
 
-python -m experiments.train --config=experiments/configs/tiny.py --workdir=runs/tiny
+    python -m experiments.train --config=experiments/configs/tiny.py --workdir=runs/tiny
+
+4.5 minutes on 2 CPU cores, the Transformer++ baseline, validation and compilation included; 598,284 parameters.
+Validation bits per byte, one seed: 2.91, the baseline 3.16 (order-0 entropy 4.65, lzma 1.74). On a machine with more
+cores, set `--config.cpu_devices` to a divisor of the batch size up to their number.
 """
 
 from ml_collections import ConfigDict
