@@ -82,11 +82,9 @@ class Checkpoints:
         wanted = {"params": params, "optimizer": opt_state}
         damaged = []
         for step in reversed(steps):
-            start = data.get_state()  # type: ignore[attr-defined]  # a Grain iterator
             try:
                 loaded, meta = self._load(step, wanted, data)
             except Exception as error:  # Orbax raises whatever its storage layers raise
-                data.set_state(start)  # type: ignore[attr-defined]
                 _report_damage(self._folder / str(step), error)
                 damaged.append(step)
                 continue

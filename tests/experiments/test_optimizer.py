@@ -23,7 +23,8 @@ from tests.experiments.tiny_run import tiny_config
         ("embedding", 2, True),
         ("layers/feed_forward/up/kernel", 3, True),
         ("norm/scale", 1, False),
-        ("layers/norm/scale", 2, False),  # the layer axis makes a vector look like a matrix
+        ("layers/norm/scale", 2, False),
+        ("layers/mixer/kernel", 2, False),  # the layer axis makes a vector look like a matrix
         ("layers/mixer/memory/gate_kernel", 4, True),  # [D, 3, H]: three matrices side by side
         ("layers/mixer/memory/gate_bias", 3, False),
         ("layers/mixer/memory/gain", 3, False),
