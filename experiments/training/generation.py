@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, PyTree
 
@@ -51,19 +52,21 @@ def generate(
 
     Args:
       graphdef: the model's static part.
-      params: its parameters.
+      params: its parameters, on one device.
       step: from `make_decode_step`.
       prompt: token ids, at least one (a document's start token, if nothing else).
       length: how many to generate.
       seed: of the draws.
     """
+    # All that enters the step is tied to one device, as what it returns is: or its second call would compile again.
+    (device,) = jax.tree.leaves(params)[0].devices()
+    params, key = jax.device_put((params, jax.random.key(seed)), device)
     state = jax.jit(
         lambda p: nnx.merge(graphdef, p).init_state(1, max_length=len(prompt) + length)
     )(params)
-    key = jax.random.key(seed)
     for position in range(len(prompt) + length - 1):
         if position < len(prompt):
-            token = jnp.asarray([prompt[position]], jnp.int32)
+            token = jax.device_put(np.asarray([prompt[position]], np.int32), device)
         token, state, key = step(params, state, token, key)
         if position >= len(prompt) - 1:
             yield int(token[0])
