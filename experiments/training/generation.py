@@ -60,10 +60,10 @@ def generate(
     """
     # All that enters the step is tied to one device, as what it returns is: or its second call would compile again.
     (device,) = jax.tree.leaves(params)[0].devices()
-    params, key = jax.device_put((params, jax.random.key(seed)), device)
-    state = jax.jit(
+    init_state = jax.jit(
         lambda p: nnx.merge(graphdef, p).init_state(1, max_length=len(prompt) + length)
-    )(params)
+    )
+    params, state, key = jax.device_put((params, init_state(params), jax.random.key(seed)), device)
     for position in range(len(prompt) + length - 1):
         if position < len(prompt):
             token = jax.device_put(np.asarray([prompt[position]], np.int32), device)
