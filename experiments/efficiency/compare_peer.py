@@ -25,7 +25,8 @@ Both use all cores: torch by its threads, JAX by one CPU device per core, over w
 the heads, where there is one sequence) are sharded.
 
 How it is measured: each side of each row is a process of its own that stays alive while the others
-run, and they take turns, so that a slow minute of the machine falls on all of them. It needs a
+run, and they take turns, so that a slow minute of the machine falls on all of them; the first call
+of a turn, which wakes the process up, is not timed. It needs a
 quiet machine even so: torch's threads wait for each other, and one more busy process slows them
 tenfold, which would flatter ours; the load at the start is in the report. Compilation and a
 warm-up call come before. A speed is tokens per call over the seconds of the median call.
@@ -59,7 +60,7 @@ from experiments.efficiency.processes import ROOT, Worker, peer_interpreter, run
 
 PAGE = ROOT / "experiments" / "results" / "compare_peer.md"
 SIDES = ("ours", *cases.RULES)
-TURN_SECONDS = 0.25
+TURN_SECONDS = 0.5
 MEMORY_CALLS = 3
 PAGE_BYTES = 4096
 
@@ -96,8 +97,7 @@ def take_turns(workers: dict[str, Worker], which: str, effort: Effort) -> dict[s
     """
     request = {"pass": which}
     for one in workers.values():
-        one.ask("time", seconds=0.0, **request)  # compiles
-        one.ask("time", seconds=0.0, **request)  # fills caches and thread pools
+        one.ask("time", seconds=0.0, **request)  # compiles, then fills caches and thread pools
     durations: dict[str, list[float]] = {side: [] for side in workers}
     begin = time.perf_counter()
     for done in range(effort.max_rounds):

@@ -7,6 +7,9 @@ only then. `compare_peer` lists what still differs, in both directions.
 XLA runs a batch of small matmuls on one core of a CPU, torch on all. So the CPU is given to JAX as one
 device per core, as a user would with `jax.config.update("jax_num_cpu_devices", n)`, and the sequences, or
 the heads where there is one sequence, are sharded over them: plain `jax.jit` on sharded arrays.
+
+XLA's CPU backend also hands reductions to YNNPACK, which is slow at the memory's short ones (a quarter of
+a forward + backward); `COMPILER_OPTIONS` leaves it the matmuls alone.
 """
 
 import json
@@ -21,6 +24,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.efficiency import cases, worker
 from titans_jax import MemoryConfig, NeuralMemory
+
+COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 
 class NormedMemory(nnx.Module):
@@ -103,8 +108,10 @@ def main() -> None:
     def loss(parameters: nnx.State, x: jax.Array) -> jax.Array:
         return jnp.mean(jnp.square(apply(parameters, x)))
 
-    forward = jax.jit(apply)
-    forward_backward = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    forward = jax.jit(apply, compiler_options=COMPILER_OPTIONS)
+    forward_backward = jax.jit(
+        jax.value_and_grad(loss, argnums=(0, 1)), compiler_options=COMPILER_OPTIONS
+    )
 
     def matmul() -> float:
         a = jax.random.normal(jax.random.key(1), (2048, 2048), jnp.float32)
