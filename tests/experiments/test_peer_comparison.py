@@ -131,7 +131,7 @@ def test_growth_is_at_least_what_a_call_keeps():
 
 
 def test_every_turn_times_at_least_one_call_after_one_that_it_does_not_time():
-    calls: list[None] = []
+    calls = []
     assert len(worker.time_calls(lambda: calls.append(None), 0.0)) == 1
     assert len(calls) == 2
 
