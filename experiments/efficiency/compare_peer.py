@@ -26,10 +26,10 @@ the heads, where there is one sequence) are sharded.
 
 How it is measured: each side of each row is a process of its own that stays alive while the others
 run, and they take turns, so that a slow minute of the machine falls on all of them; the first call
-of a turn, which wakes the process up, is not timed. It needs a
-quiet machine even so: torch's threads wait for each other, and one more busy process slows them
-tenfold, which would flatter ours; the load at the start is in the report. Compilation and a
-warm-up call come before. A speed is tokens per call over the seconds of the median call.
+of a turn, which wakes the process up, is not timed. It needs a quiet machine even so: torch's
+threads wait for each other, and one more busy process slows them tenfold, which would flatter ours;
+the load at the start is in the report. Compilation and a warm-up call come before. A speed is
+tokens per call over the seconds of the median call.
 Peak memory is measured in further processes that do nothing else: the most resident memory over
 three forward + backward calls minus that before the first. Compiling is left out of it (the
 process finds the executable in a cache that the one before filled); the growth with compilation

@@ -8,8 +8,8 @@ XLA runs a batch of small matmuls on one core of a CPU, torch on all. So the CPU
 device per core, as a user would with `jax.config.update("jax_num_cpu_devices", n)`, and the sequences, or
 the heads where there is one sequence, are sharded over them: plain `jax.jit` on sharded arrays.
 
-XLA's CPU backend also hands reductions to YNNPACK, which is slow at the memory's short ones (a quarter of
-a forward + backward); `COMPILER_OPTIONS` leaves it the matmuls alone.
+XLA's CPU backend also hands reductions to YNNPACK, which is slow at the memory's short ones;
+`COMPILER_OPTIONS` leaves it the matmuls alone.
 """
 
 import json

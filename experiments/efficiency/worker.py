@@ -3,7 +3,8 @@
 A worker reads one JSON request per line and answers each with one line that starts with `MARK`;
 anything else a library prints is passed over. Requests:
 
-    {"op": "time", "pass": "fwd", "seconds": 0.5}   run about that long; answer: seconds per call
+    {"op": "time", "pass": "fwd", "seconds": 0.5}   run about that long after one call that is not
+                                                    timed; answer: seconds per call
     {"op": "memory", "pass": "fwdbwd", "calls": 3}  answer: peak growth of resident memory, bytes
     {"op": "matmul"}                                answer: rate of a large float32 matmul, FLOP/s
 
