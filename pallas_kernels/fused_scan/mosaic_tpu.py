@@ -1,0 +1,303 @@
+"""`fused_scan` on TPU: one Pallas kernel forward and one backward.
+
+The grid is (groups / groups_per_step, chunks) forward and (groups / groups_per_step, segments)
+backward, groups in parallel, chunks in order. The carry, and in backward its cotangent, stays in
+VMEM scratch from a group's first chunk to its last; tokens, outputs and saved carries stream
+through blocks that the pipeline double-buffers. Everything that repeats within a grid step, the
+groups of ``groups_per_step`` and the chunks of a backward segment, is unrolled: independent groups
+then fill each other's latency.
+
+Layout. A block's last two axes are a leaf's rows and columns, padded to tiles of (8, 128) 32-bit
+words, so a column ``[R, 1]`` takes R x 128 words in HBM and in VMEM: pass per-token scalars as rows
+``[1, R]``, and turn them inside the step.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from pallas_kernels.fused_scan.blocking import Blocking
+from pallas_kernels.fused_scan.vjp import Leaves, Problem, Shapes, accumulator_dtype
+
+#: False to compile, or how to interpret.
+Interpret = pltpu.InterpretParams | bool
+
+#: A kernel's references to blocks or scratch, one for each leaf.
+Refs = tuple[Any, ...]
+
+#: Blocks hold all rows and columns. A Python 0 would be an int64 under x64, which Mosaic refuses.
+ORIGIN = np.int32(0)
+
+
+def forward(
+    problem: Problem,
+    consts: Leaves,
+    carry: Leaves,
+    xs: Leaves,
+    *,
+    save: bool,
+    blocking: Blocking,
+    interpret: Interpret,
+) -> tuple[Leaves, Leaves, Leaves]:
+    """See vjp.py.
+
+    Args:
+        problem: what to run.
+        consts: ``[Gc, rows, cols]``.
+        carry: ``[G, rows, cols]``.
+        xs: ``[G, N, rows, cols]``.
+        save: whether to return the carries at the segments' starts.
+        blocking: groups per grid step and VMEM limit.
+        interpret: see `Interpret`.
+    """
+    groups, every = blocking.groups_per_step, problem.checkpoint_every
+    last = problem.chunks - 1
+
+    def kernel(consts_ref, start_ref, x_ref, end_ref, y_ref, saved_ref, carry_ref):
+        chunk = pl.program_id(1)
+
+        @pl.when(chunk == 0)
+        def _():
+            _copy(start_ref, carry_ref)
+
+        if save:
+
+            @pl.when(every == 1 or chunk % every == 0)
+            def _():
+                _copy(carry_ref, saved_ref)
+
+        # All groups read before any writes, so that nothing orders one group's work after another's.
+        results = [
+            problem.step(_constants(consts_ref, g), _at(carry_ref, g), _at(x_ref, g))
+            for g in range(groups)
+        ]
+        for g, (carry, y) in enumerate(results):
+            _store(carry_ref, g, carry)
+            _store(y_ref, g, y)
+
+        @pl.when(chunk == last)
+        def _():
+            _copy(carry_ref, end_ref)
+
+    def by_chunk(i, n):
+        return i, n, ORIGIN, ORIGIN
+
+    def by_segment(i, n):
+        return i, n // every, ORIGIN, ORIGIN
+
+    saved = problem.carry if save else ()
+    return pl.pallas_call(
+        kernel,
+        grid=(problem.groups // groups, problem.chunks),
+        in_specs=(
+            _constant_specs(problem, groups),
+            _specs(problem.carry, (groups,), _by_group),
+            _specs(problem.x, (groups, None), by_chunk),
+        ),
+        out_specs=(
+            _specs(problem.carry, (groups,), _by_group),
+            _specs(problem.y, (groups, None), by_chunk),
+            _specs(saved, (groups, None), by_segment),
+        ),
+        out_shape=(
+            _arrays(problem.carry, (problem.groups,), xs),
+            _arrays(problem.y, (problem.groups, problem.chunks), xs),
+            _arrays(saved, (problem.groups, problem.segments), xs),
+        ),
+        scratch_shapes=[_scratch(problem.carry, (groups,))],
+        compiler_params=_compiler_params(blocking),
+        interpret=interpret,
+        name="fused_scan_forward",
+    )(consts, carry, xs)
+
+
+def backward(
+    problem: Problem,
+    consts: Leaves,
+    saved: Leaves,
+    xs: Leaves,
+    d_carry: Leaves,
+    d_ys: Leaves,
+    *,
+    blocking: Blocking,
+    interpret: Interpret,
+) -> tuple[Leaves, Leaves, Leaves]:
+    """See vjp.py.
+
+    Args:
+        problem: what to run.
+        consts: ``[Gc, rows, cols]``.
+        saved: ``[G, segments, rows, cols]``.
+        xs: ``[G, N, rows, cols]``.
+        d_carry: cotangent of the final carry, ``[G, rows, cols]``.
+        d_ys: ``[G, N, rows, cols]``.
+        blocking: groups per grid step and VMEM limit.
+        interpret: see `Interpret`.
+    """
+    groups, every = blocking.groups_per_step, problem.checkpoint_every
+    last = problem.segments - 1
+    ragged = problem.chunks % every != 0
+
+    def kernel(
+        consts_ref,
+        saved_ref,
+        x_ref,
+        d_end_ref,
+        d_y_ref,
+        d_consts_ref,
+        d_start_ref,
+        d_x_ref,
+        d_carry_ref,
+        carries_ref,
+    ):
+        step = pl.program_id(1)
+
+        @pl.when(step == 0)
+        def _():
+            _copy(d_end_ref, d_carry_ref)
+            for ref in d_consts_ref:
+                ref[...] = jnp.zeros(ref.shape, ref.dtype)
+
+        def carry_before(c, g):
+            """The carry of group g before the segment's chunk c; scratch holds all but the first."""
+            return _at(saved_ref, g) if c == 0 else _at(carries_ref, (c - 1, g))
+
+        for c in range(every - 1):
+            ends = [
+                problem.step(_constants(consts_ref, g), carry_before(c, g), _at(x_ref, (g, c)))[0]
+                for g in range(groups)
+            ]
+            for g, carry in enumerate(ends):
+                _store(carries_ref, (c, g), carry)
+
+        for c in reversed(range(every)):
+            results = [
+                problem.step_vjp(
+                    _constants(consts_ref, g),
+                    carry_before(c, g),
+                    _at(x_ref, (g, c)),
+                    _at(d_carry_ref, g),
+                    _at(d_y_ref, (g, c)),
+                )
+                for g in range(groups)
+            ]
+            # Past the end of the sequence a block holds nothing: such a chunk's results are dropped.
+            real = (last - step) * every + c < problem.chunks if ragged and c else None
+            for g, (d_consts, d_carry, d_x) in enumerate(results):
+                _store(d_carry_ref, g, _keep(real, d_carry, _at(d_carry_ref, g)))
+                _store(d_x_ref, (g, c), d_x)
+                sums = tuple(
+                    ref[g] + d.astype(ref.dtype)
+                    for ref, d in zip(d_consts_ref, d_consts, strict=True)
+                )
+                _store(d_consts_ref, g, _keep(real, sums, _at(d_consts_ref, g)))
+
+        @pl.when(step == last)
+        def _():
+            _copy(d_carry_ref, d_start_ref)
+
+    def by_segment(i, s):
+        return i, last - s, ORIGIN, ORIGIN
+
+    d_consts = tuple(
+        jax.ShapeDtypeStruct(c.shape, accumulator_dtype(c.dtype)) for c in problem.consts
+    )
+    return pl.pallas_call(
+        kernel,
+        grid=(problem.groups // groups, problem.segments),
+        in_specs=(
+            _constant_specs(problem, groups),
+            _specs(problem.carry, (groups, None), by_segment),
+            _specs(problem.x, (groups, every), by_segment),
+            _specs(problem.carry, (groups,), _by_group),
+            _specs(problem.y, (groups, every), by_segment),
+        ),
+        out_specs=(
+            _specs(d_consts, (groups,), _by_group),
+            _specs(problem.carry, (groups,), _by_group),
+            _specs(problem.x, (groups, every), by_segment),
+        ),
+        out_shape=(
+            _arrays(d_consts, (problem.groups,), xs),
+            _arrays(problem.carry, (problem.groups,), xs),
+            _arrays(problem.x, (problem.groups, problem.chunks), xs),
+        ),
+        scratch_shapes=[
+            _scratch(problem.carry, (groups,)),
+            _scratch(problem.carry, (every - 1, groups)) if every > 1 else (),
+        ],
+        compiler_params=_compiler_params(blocking),
+        interpret=interpret,
+        name="fused_scan_backward",
+    )(consts, saved, xs, d_carry, d_ys)
+
+
+def _compiler_params(blocking: Blocking) -> pltpu.CompilerParams:
+    return pltpu.CompilerParams(
+        dimension_semantics=("parallel", "arbitrary"),
+        vmem_limit_bytes=blocking.vmem_limit_bytes,
+    )
+
+
+def _by_group(i, _):
+    return i, ORIGIN, ORIGIN
+
+
+def _specs(
+    shapes: Shapes, lead: tuple[int | None, ...], index_map: Any
+) -> tuple[pl.BlockSpec, ...]:
+    """Blocks of whole 2-D leaves behind leading axes ``lead``."""
+    return tuple(pl.BlockSpec((*lead, *s.shape), index_map) for s in shapes)
+
+
+def _constant_specs(problem: Problem, groups: int) -> tuple[pl.BlockSpec, ...]:
+    """Blocks of the constants that one grid step's groups use (blocking.py: one divides the other)."""
+
+    def spec(shape, sharers):
+        block = min(groups, sharers)
+        return pl.BlockSpec(
+            (block, *shape.shape), lambda i, _: (i % (sharers // block), ORIGIN, ORIGIN)
+        )
+
+    return tuple(map(spec, problem.consts, problem.sharers))
+
+
+def _arrays(shapes: Shapes, lead: tuple[int, ...], like: Leaves) -> Shapes:
+    """Outputs with leading axes ``lead``, varying over the mesh axes over which ``like`` does."""
+    mesh_axes = jax.typeof(like[0]).manual_axis_type
+    return tuple(
+        jax.ShapeDtypeStruct((*lead, *s.shape), s.dtype, manual_axis_type=mesh_axes) for s in shapes
+    )
+
+
+def _scratch(shapes: Shapes, lead: tuple[int, ...]) -> tuple[Any, ...]:
+    return tuple(pltpu.VMEM((*lead, *s.shape), s.dtype) for s in shapes)
+
+
+def _constants(refs: Refs, group: int) -> Leaves:
+    return tuple(ref[group % ref.shape[0]] for ref in refs)
+
+
+def _at(refs: Refs, index: Any) -> Leaves:
+    return tuple(ref[index] for ref in refs)
+
+
+def _store(refs: Refs, index: Any, values: Leaves) -> None:
+    for ref, value in zip(refs, values, strict=True):
+        ref[index] = value
+
+
+def _copy(sources: Refs, targets: Refs) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target[...] = source[...]
+
+
+def _keep(real: jax.Array | None, new: Leaves, old: Leaves) -> Leaves:
+    """``new``, unless ``real`` says that the chunk lies past the end of the sequence."""
+    if real is None:
+        return new
+    return tuple(jnp.where(real, n, o) for n, o in zip(new, old, strict=True))
