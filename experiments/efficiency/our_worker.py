@@ -7,9 +7,7 @@ only then. `compare_peer` lists what still differs, in both directions.
 XLA runs a batch of small matmuls on one core of a CPU, torch on all. So the CPU is given to JAX as one
 device per core, as a user would with `jax.config.update("jax_num_cpu_devices", n)`, and the sequences, or
 the heads where there is one sequence, are sharded over them: plain `jax.jit` on sharded arrays.
-
-XLA's CPU backend also hands reductions to YNNPACK, which is slow at the memory's short ones;
-`COMPILER_OPTIONS` leaves it the matmuls alone.
+The options to XLA's compiler are those of a training run.
 """
 
 import json
@@ -23,9 +21,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.efficiency import cases, worker
+from experiments.training.devices import compiler_options
 from titans_jax import MemoryConfig, NeuralMemory
-
-COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 
 class NormedMemory(nnx.Module):
@@ -108,9 +105,9 @@ def main() -> None:
     def loss(parameters: nnx.State, x: jax.Array) -> jax.Array:
         return jnp.mean(jnp.square(apply(parameters, x)))
 
-    forward = jax.jit(apply, compiler_options=COMPILER_OPTIONS)
+    forward = jax.jit(apply, compiler_options=compiler_options())
     forward_backward = jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1)), compiler_options=COMPILER_OPTIONS
+        jax.value_and_grad(loss, argnums=(0, 1)), compiler_options=compiler_options()
     )
 
     def matmul() -> float:

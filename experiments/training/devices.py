@@ -2,6 +2,9 @@
 
 XLA runs the memory's many small matmuls on one core of a CPU, so a CPU is made to look like several devices, one
 per core, before JAX starts. A real accelerator is left as it is.
+
+XLA's CPU backend also hands reductions to YNNPACK, which is slow at the memory's short ones: `compiler_options` leaves
+it the matmuls alone.
 """
 
 from collections.abc import Callable
@@ -30,6 +33,13 @@ def split_cpu(devices: int) -> None:
                 f"config.cpu_devices={devices}: JAX runs already with "
                 f"{jax.local_device_count('cpu')} CPU devices; set it before anything is computed"
             ) from error
+
+
+def compiler_options() -> dict[str, str]:
+    """What to tell XLA, by `jax.jit(..., compiler_options=...)`, when it compiles a step for this platform."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 
 class DataParallel(NamedTuple):

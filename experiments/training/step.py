@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
+from experiments.training.devices import compiler_options
 from titans_jax import Titans, TitansConfig
 from titans_jax.models.loss import next_token_loss
 
@@ -90,18 +91,17 @@ def make_train_step(
         params = optax.apply_updates(params, updates)
         return params, opt_state, StepMetrics(loss, optax.tree.norm(grads))
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    return jax.jit(step, donate_argnums=(0, 1), compiler_options=compiler_options())
 
 
 def make_eval_step(graphdef: nnx.GraphDef) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
     """Returns the jitted (params, batch) -> (summed nats, tokens scored)."""
 
-    @jax.jit
     def step(params: PyTree, batch: Batch) -> tuple[Array, Array]:
         value, aux = next_token_loss(nnx.merge(graphdef, params), batch)
         return value * aux["tokens"], aux["tokens"]
 
-    return step
+    return jax.jit(step, compiler_options=compiler_options())
 
 
 def evaluate(

@@ -105,27 +105,22 @@ def memory_scan(
 
     settled = online or (aligned and length % chunk == 0)
     tokens = GridTokens(
-        *(jnp.moveaxis(on_grid(x), 4, 3) for x in (q, k, v)),  # [N, tiles, B, H, R, K]
-        Gates(*(None if g is None else jnp.moveaxis(on_grid(g), 4, 3) for g in gates)),
+        *(on_grid(x) for x in (q, k, v)),  # [N, tiles, B, R, H, K]
+        Gates(*(on_grid(g) for g in gates)),
         grid_mask(grid, mask, batch),
         None if reset is None else on_grid(reset)[:, 0, :, 0],
         None if settled else completed_chunks(grid, batch),
     )
     carry = Carry(state.weights, state.momentum)
-
-    def one_head(gain, carry, anchor, tokens, initial):
-        if online:
-            carry, y = online_scan(network, carry, tokens, read=read)
-            return carry, carry.weights, y
+    if online:
+        carry, y = online_scan(network, carry, tokens, read=read)
+        anchor = carry.weights
+    else:
         scan = chunked_scan if execution == "chunked" else associative_chunk_scan
-        return scan(network, gain, carry, anchor, tokens, initial, read=read, bound_step=bound_step)
-
-    head_axes = GridTokens(2, 2, 2, Gates(2, 2, 2), None, None, None)
-    batch_axes = GridTokens(2, 2, 2, Gates(2, 2, 2), 2, 1, 1)
-    heads = jax.vmap(one_head, in_axes=(0, 0, 0, head_axes, 0), out_axes=(0, 0, 2))
-    batched = jax.vmap(heads, in_axes=(None, 0, 0, batch_axes, None), out_axes=(0, 0, 2))
-    carry, anchor, y = batched(gain, carry, state.anchor, tokens, initial)
-    y = from_grid(grid, jnp.moveaxis(y, 3, 4))
+        carry, anchor, y = scan(
+            network, gain, carry, state.anchor, tokens, initial, read=read, bound_step=bound_step
+        )
+    y = from_grid(grid, y)
     position = state.position if settled else (state.position + length) % chunk
     return y, MemoryState(carry.weights, carry.momentum, anchor, position)
 

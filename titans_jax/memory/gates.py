@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from titans_jax.typing import Array, PerHead, TokenFlags
 
@@ -123,42 +123,75 @@ class TileGates(NamedTuple):
     moves_col: Float[Array, "R 1"] | None
 
 
-def tile_gates(gates: Gates, mask: Array | None, read: Read) -> TileGates:
-    """Prepares the gates of tiles, for any leading axes: ``[..., R]`` to rows and columns.
+class GateSums(NamedTuple):
+    """Gates of tiles ``[..., R, H]`` with cumulative sums of the logarithms within each tile.
+
+    Attributes:
+        keep: sum of log(1 - alpha) up to and with each token, or None for no forgetting.
+        read_keep: the same for the read: ``keep`` after the write, without the token before it.
+        eta: sum of log(eta), or None for no momentum.
+        theta: the inner learning rate.
+    """
+
+    keep: Float[Array, "*tiles R H"] | None
+    read_keep: Float[Array, "*tiles R H"] | None
+    eta: Float[Array, "*tiles R H"] | None
+    theta: Float[Array, "*tiles R H"]
+
+
+def gate_sums(gates: Gates, read: Read) -> GateSums:
+    """Sums the logarithms of all tiles at once.
+
+    Outside the loop over chunks, because a cumulative sum inside it is a slow window reduction. By a
+    scan, because two sums that share their first part then share its rounding, which a product with a
+    triangle of ones would not let them.
 
     Args:
-        gates: fields ``[..., R]``, already passed through `mask_gates` where there is a mask.
-        mask: ``[..., R]`` or None.
+        gates: fields ``[..., R, H]``, already passed through `mask_gates` where there is a mask.
         read: "after" for y_t = M_t(q_t), "before" for y_t = M_{t-1}(q_t).
     """
 
     def cumulative(log_decay):
         if log_decay is None:
-            return None, None, None, None
-        total = jnp.cumsum(log_decay, axis=-1)
-        read_total = total if read == "after" else total - log_decay
-        return (
-            total[..., None, :],
-            total[..., :, None],
-            total[..., None, -1:],
-            read_total[..., :, None],
-        )
+            return None
+        return jax.lax.associative_scan(jnp.add, log_decay, axis=log_decay.ndim - 2)
 
-    keep_row, keep_col, keep_end, read_keep_col = cumulative(gates.log_keep)
-    eta_row, eta_col, eta_end, _ = cumulative(gates.log_eta)
-    moves = None if mask is None else mask.astype(gates.theta.dtype)
+    keep = read_keep = cumulative(gates.log_keep)
+    if read == "before" and keep is not None:
+        read_keep = keep - gates.log_keep
+    return GateSums(keep, read_keep, cumulative(gates.log_eta), gates.theta)
+
+
+def tile_gates(sums: GateSums, mask: Bool[Array, "R"] | None) -> TileGates:
+    """One tile's gates as rows and columns.
+
+    Args:
+        sums: one head's, fields ``[R]``.
+        mask: ``[R]`` or None.
+    """
+
+    def row(x):
+        return None if x is None else x[None, :]  # [1, R]
+
+    def col(x):
+        return None if x is None else x[:, None]  # [R, 1]
+
+    def end(x):
+        return None if x is None else x[None, -1:]  # [1, 1]
+
+    moves = None if mask is None else mask.astype(sums.theta.dtype)
     return TileGates(
-        keep_row,
-        keep_col,
-        keep_end,
-        read_keep_col,
-        eta_row,
-        eta_col,
-        eta_end,
-        gates.theta[..., None, :],
-        gates.theta[..., :, None],
-        None if moves is None else moves[..., None, :],
-        None if moves is None else moves[..., :, None],
+        keep_row=row(sums.keep),
+        keep_col=col(sums.keep),
+        keep_end=end(sums.keep),
+        read_keep_col=col(sums.read_keep),
+        eta_row=row(sums.eta),
+        eta_col=col(sums.eta),
+        eta_end=end(sums.eta),
+        theta_row=row(sums.theta),
+        theta_col=col(sums.theta),
+        moves_row=row(moves),
+        moves_col=col(moves),
     )
 
 
@@ -185,7 +218,7 @@ def decay_matrices(gates: TileGates, read: Read) -> Decays:
 
     Args:
         gates: from `tile_gates`, one tile.
-        read: "after" or "before"; must be the one given to `tile_gates`.
+        read: "after" or "before"; must be the one given to `gate_sums`.
     """
     length = gates.theta_row.shape[-1]
     dtype = gates.theta_row.dtype

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from titans_jax.memory.chunk import Carry, read_tile, write_tile
-from titans_jax.memory.chunked import GridTokens
-from titans_jax.memory.gates import Read, decay_matrices, tile_gates
+from titans_jax.memory.chunked import GridTokens, each_head
+from titans_jax.memory.gates import Read, decay_matrices, gate_sums, tile_gates
 from titans_jax.memory.networks import MLPNetwork
 from titans_jax.typing import Array
 
@@ -39,12 +39,12 @@ def online_scan(
     tokens: GridTokens,
     *,
     read: Read,
-) -> tuple[Carry, Float[Array, "N tiles R K"]]:
-    """Runs one head with gradients at every token's own memory, tile by tile.
+) -> tuple[Carry, Float[Array, "N tiles B R H K"]]:
+    """Runs all memories with gradients at every token's own memory, tile by tile.
 
     Args:
         network: "mlp" of depth 1.
-        carry: M and S before the first token.
+        carry: M and S before the first token, ``[B, H, ...]``.
         tokens: on a grid of one tile per "chunk", without resets.
         read: y_t from M_t ("after") or M_{t-1} ("before").
 
@@ -53,9 +53,11 @@ def online_scan(
     """
 
     @jax.checkpoint
-    def one_tile(carry, x: GridTokens):
-        q, k, v, gates, mask = jax.tree.map(lambda a: a[0], (x.q, x.k, x.v, x.gates, x.mask))
-        before = decay_matrices(tile_gates(gates, mask, "before"), "before")
+    @each_head
+    def one_tile(gain, initial, carry, x: GridTokens):
+        del gain, initial  # a linear memory has no norm, and documents are not reset here
+        q, k, v, sums, mask = jax.tree.map(lambda a: a[0], (x.q, x.k, x.v, x.gates, x.mask))
+        before = decay_matrices(tile_gates(sums, mask), "before")
         (m,), (s,) = carry
         predicted = k @ m  # [R, K]
         if before.keep is not None:
@@ -64,8 +66,12 @@ def online_scan(
             predicted = predicted + before.carry * (k @ s)
         system = 2.0 * before.write * (k @ k.T)  # [R, R]
         error = 2.0 * (inverse_unit_lower(system) @ (predicted - v))  # gradients' right factors
-        decays = before if read == "before" else decay_matrices(tile_gates(gates, mask, read), read)
+        decays = before
+        if read == "after":
+            after = sums._replace(read_keep=sums.keep)
+            decays = decay_matrices(tile_gates(after, mask), "after")
         y = read_tile(network, None, carry, q, (k,), (error,), decays)
         return write_tile(carry, (k,), (error,), decays), y[None]
 
-    return jax.lax.scan(one_tile, carry, tokens)
+    tokens = tokens._replace(gates=gate_sums(tokens.gates, "before"))
+    return jax.lax.scan(lambda carry, x: one_tile(None, None, carry, x), carry, tokens)

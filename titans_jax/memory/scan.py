@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from titans_jax.memory.chunk import Carry, read_tile, write_tile
-from titans_jax.memory.chunked import GridTokens, select
-from titans_jax.memory.gates import Read, decay_matrices, tile_gates
+from titans_jax.memory.chunked import GridTokens, each_head, select
+from titans_jax.memory.gates import Read, decay_matrices, gate_sums, tile_gates
 from titans_jax.memory.networks import MLPNetwork, NetworkFunction, gradient_factors, surprise
 from titans_jax.typing import Array, PyTree
 
@@ -81,7 +81,7 @@ def _shifted(states: Carry, start: Carry) -> Carry:
 
 def associative_chunk_scan(
     network: MLPNetwork | NetworkFunction,
-    gain: Float[Array, "1 K"] | None,
+    gain: Float[Array, "H 1 K"] | None,
     carry: Carry,
     anchor: PyTree,
     tokens: GridTokens,
@@ -89,12 +89,14 @@ def associative_chunk_scan(
     *,
     read: Read,
     bound_step: bool = False,
-) -> tuple[Carry, PyTree, Float[Array, "N tiles R K"]]:
+) -> tuple[Carry, PyTree, Float[Array, "N tiles B R H K"]]:
     """Like `chunked.chunked_scan`, parallel within each chunk; any pure function as the network."""
-    chunk_step = _dual_chunk if isinstance(network, MLPNetwork) else _token_chunk
+    dense = isinstance(network, MLPNetwork)
+    chunk_step = _dual_chunk if dense else _token_chunk
 
     @jax.checkpoint
-    def one_chunk(state, x: GridTokens):
+    @each_head
+    def one_chunk(gain, initial, state, x: GridTokens):
         carry, anchor = state
         if x.reset is not None:
             carry = select(x.reset, initial, carry)
@@ -103,14 +105,18 @@ def associative_chunk_scan(
         complete = True if x.completed is None else x.completed
         return (carry, select(complete, carry.weights, anchor)), y
 
-    (carry, anchor), y = jax.lax.scan(one_chunk, (carry, anchor), tokens)
+    if dense:
+        tokens = tokens._replace(gates=gate_sums(tokens.gates, read))
+    (carry, anchor), y = jax.lax.scan(
+        lambda state, x: one_chunk(gain, initial, state, x), (carry, anchor), tokens
+    )
     return carry, anchor, y
 
 
 def _dual_chunk(network, gain, anchor, carry, x: GridTokens, read, bound_step):
     factors = jax.vmap(lambda k, v: gradient_factors(network, anchor, gain, k, v, bound_step))
     inputs, errors = factors(x.k, x.v)  # tuples of [tiles, R, width]
-    decays = jax.vmap(lambda gates, mask: decay_matrices(tile_gates(gates, mask, read), read))(
+    decays = jax.vmap(lambda sums, mask: decay_matrices(tile_gates(sums, mask), read))(
         x.gates, x.mask
     )
     nothing = jax.tree.map(jnp.zeros_like, carry)

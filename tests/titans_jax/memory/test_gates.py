@@ -14,6 +14,7 @@ from titans_jax.memory.gates import (
     LOG_ZERO,
     column,
     decay_matrices,
+    gate_sums,
     gates_from_logits,
     mask_gates,
     tile_gates,
@@ -42,10 +43,11 @@ def random_tile(momentum=True, forget=True, masked=True, seed=0):
 
 
 def decays_of(gates, mask, read):
+    by_head = jax.tree.map(lambda g: g[:, None], gates)
     if mask is not None:
-        by_head = mask_gates(jax.tree.map(lambda g: g[:, None], gates), mask)
-        gates = jax.tree.map(lambda g: g[:, 0], by_head)
-    return decay_matrices(tile_gates(gates, mask, read), read)
+        by_head = mask_gates(by_head, mask)
+    sums = jax.tree.map(lambda g: g[:, 0], gate_sums(by_head, read))
+    return decay_matrices(tile_gates(sums, mask), read)
 
 
 @pytest.mark.parametrize("read", ["after", "before"])
