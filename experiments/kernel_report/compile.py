@@ -9,30 +9,26 @@ a program that the compiler refuses, or one that takes for ever, must not take t
 import dataclasses
 import importlib
 import importlib.util
-import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from experiments.kernel_report import children
+from experiments.kernel_report.blocks import Traffic, traffic
+from experiments.kernel_report.hlo_cycles import estimated_cycles
 from experiments.kernel_report.schedule import DUMP_LABELS, Schedule, read_schedules
 
-_CUSTOM_CALL = re.compile(r'%([\w.-]+) = [^\n]*custom_call_target="tpu_custom_call"[^\n]*?(?=\n|$)')
+_CUSTOM_CALL = re.compile(r'%([\w.-]+) = [^\n]*custom_call_target="tpu_custom_call"[^\n]*')
 _SCOPED = re.compile(
     r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"'
 )
-
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class CompilationError(RuntimeError):
-    """The compiler refused the program, or took too long; the message is its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +38,7 @@ class Compiled:
     Attributes:
         kernels: schedules of its Pallas kernels, in program order.
         vmem: bytes of VMEM per kernel, by name.
+        traffic: what its kernels move, in the order of tracing.
         xla_cycles: estimated cycles of everything else, trip counts of loops included.
         temp_bytes: HBM for temporaries.
         seconds: that compiling took.
@@ -49,6 +46,7 @@ class Compiled:
 
     kernels: tuple[Schedule, ...]
     vmem: dict[str, int]
+    traffic: tuple[Traffic, ...]
     xla_cycles: int
     temp_bytes: int
     seconds: float
@@ -64,50 +62,29 @@ def measure(program: str, topology: str, timeout: float = 300.0, **arguments: An
         **arguments: JSON values that the function is called with.
 
     Raises:
-        CompilationError: if it does not compile, with the compiler's message.
+        children.ChildError: if it does not compile, with the compiler's message.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="kernel_report_") as folder:
-        dumps, answer = Path(folder, "dumps"), Path(folder, "answer.json")
-        dumps.mkdir()
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
-            "TPU_SKIP_MDS_QUERY": "1",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={dumps} --xla_jf_dump_llo_text=true"
-            f" --xla_jf_dump_llo_pass_label_regex={DUMP_LABELS}",
-        }
-        command = [
-            sys.executable,
-            "-m",
-            __name__,
-            program,
-            topology,
-            json.dumps(arguments),
-            str(answer),
-        ]
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                timeout=timeout,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CompilationError(f"not compiled within {timeout:.0f} seconds") from None
-        if not answer.exists():
-            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise CompilationError("\n".join(lines[-40:]))
-        result = json.loads(answer.read_text())
-        if "error" in result:
-            raise CompilationError(result["error"])
-        schedules = read_schedules(dumps, tuple(result["vmem"]))
+    with tempfile.TemporaryDirectory(prefix="kernel_report_dumps_") as dumps:
+        result = children.call(
+            f"{__name__}:compile_program",
+            {"program": program, "topology": topology, "arguments": arguments},
+            timeout=timeout,
+            environment={
+                "JAX_PLATFORMS": "cpu",
+                "TPU_SKIP_MDS_QUERY": "1",
+                "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+                "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={dumps} --xla_jf_dump_llo_text=true"
+                f" --xla_jf_dump_llo_pass_label_regex={DUMP_LABELS}",
+            },
+        )
+        schedules = read_schedules(Path(dumps), tuple(result["vmem"]))
     return Compiled(
         kernels=tuple(schedules),
         vmem=result["vmem"],
+        traffic=tuple(
+            Traffic(**(call | {"grid": tuple(call["grid"])})) for call in result["traffic"]
+        ),
         xla_cycles=result["xla_cycles"],
         temp_bytes=result["temp_bytes"],
         seconds=time.monotonic() - started,
@@ -147,37 +124,25 @@ def kernels_and_vmem(hlo: str) -> dict[str, int]:
     return vmem
 
 
-def _compile(program: str, topology: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    import jax
-    from jax.experimental import topologies
-
-    from experiments.kernel_report.hlo_cycles import estimated_cycles
-
+def compile_program(program: str, topology: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What `measure` runs in the child, under its flags; the fields of `Compiled` that need no dumps."""
     devices = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
-    sharding = jax.sharding.SingleDeviceSharding(devices[0])
+    # Parts of Pallas ask the mesh, not the arguments, which chip they compile for.
+    mesh = jax.sharding.Mesh(np.array(devices[:1]), ("device",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     fn, abstract = load_program(program)(**arguments)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
-    compiled = jax.jit(fn).lower(*abstract).compile()
+    with jax.set_mesh(mesh):
+        traced = jax.jit(fn).trace(*abstract)
+        compiled = traced.lower().compile()
     hlo, memory = compiled.as_text(), compiled.memory_analysis()
     if hlo is None or memory is None:
-        raise CompilationError("the compiler gives no text or no memory analysis of this program")
+        raise RuntimeError("the compiler gives no text or no memory analysis of this program")
     return {
         "vmem": kernels_and_vmem(hlo),
+        "traffic": [dataclasses.asdict(call) for call in traffic(traced.jaxpr.jaxpr)],
         "xla_cycles": estimated_cycles(hlo),
         "temp_bytes": memory.temp_size_in_bytes,
     }
-
-
-def main(program: str, topology: str, arguments: str, answer: str) -> None:
-    """The child process: compiles, and writes figures or the compiler's refusal to ``answer``."""
-    try:
-        result = _compile(program, topology, json.loads(arguments))
-    except Exception as error:
-        result = {"error": f"{type(error).__name__}: {error}"}
-    Path(answer).write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,0 +1,113 @@
+"""Compiles the kernels for TPUs that are not here and says how good their schedules are: static estimates.
+
+    python -m experiments.kernel_report --topology=v5e:2x2                    a table of memory shapes, tens of minutes
+    python -m experiments.kernel_report --topology=v5e:2x2 --preset=400m      one preset's shape, under a minute
+    python -m experiments.kernel_report --topology=v5e:2x2,v6e:2x2 --output=experiments/results/kernels
+    python -m experiments.kernel_report --topology=v5e:2x2 --preset=400m --checkpoint_curve
+
+Topologies: v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, TPU7x:2x2x1. What a row's figures mean: rows.py. With --json
+nothing but a JSON list of the rows is printed. --output writes report.md, report.json and roofline.png into a folder.
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from experiments.kernel_report import text
+from experiments.kernel_report.chips import CHIPS, chip_of
+from experiments.kernel_report.curve import checkpoint_curve
+from experiments.kernel_report.plot import roofline
+from experiments.kernel_report.rows import submit
+from experiments.kernel_report.shapes import PRESETS, MemoryShape, preset_shape, table_shapes
+
+_TOPOLOGY = flags.DEFINE_list(
+    "topology", ["v5e:2x2"], f"topologies CHIP:SHAPE, chips {', '.join(CHIPS)}"
+)
+_PRESET = flags.DEFINE_enum("preset", None, PRESETS, "report the memory of one preset only")
+_JSON = flags.DEFINE_bool("json", False, "print a JSON list of the rows and nothing else")
+_OUTPUT = flags.DEFINE_string("output", None, "folder for report.md, report.json and roofline.png")
+_CURVE = flags.DEFINE_bool(
+    "checkpoint_curve", False, "bytes saved against time, by checkpoint_every, of one shape"
+)
+_TIMEOUT = flags.DEFINE_float("timeout", 600.0, "seconds for each compilation", lower_bound=1.0)
+
+#: The shape of the curve where no preset is named: that of all presets of the paper's sizes.
+CURVE_PRESET = "400m"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the report that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"no arguments besides flags, got {argv[1:]}")
+    topologies = _TOPOLOGY.value
+    for topology in topologies:
+        chip_of(topology)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        if _CURVE.value:
+            _report_curve(pool, topologies)
+        else:
+            shapes = [preset_shape(_PRESET.value)] if _PRESET.value else table_shapes()
+            _report_rows(pool, shapes, topologies)
+
+
+def _report_rows(
+    pool: ThreadPoolExecutor, shapes: list[MemoryShape], topologies: list[str]
+) -> None:
+    pending = [submit(pool, shape, topologies, _TIMEOUT.value) for shape in shapes]
+    rows = []
+    for shape, finish in zip(shapes, pending, strict=True):
+        rows += finish()
+        print(f"{shape.label()}: done", file=sys.stderr)
+    rows.sort(key=lambda row: topologies.index(row["topology"]))
+    if _JSON.value:
+        print(json.dumps(rows, indent=1))
+    else:
+        print(
+            f"{text.LABEL}\n{text.versions()}\n{_command()}\n\n{text.table(rows)}\n\n{text.LEGEND}"
+        )
+    if _OUTPUT.value:
+        folder = _make(_OUTPUT.value)
+        (folder / "report.md").write_text(text.page(rows, _command()))
+        (folder / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+        roofline(rows, folder / "roofline.png")
+
+
+def _report_curve(pool: ThreadPoolExecutor, topologies: list[str]) -> None:
+    shape = preset_shape(_PRESET.value or CURVE_PRESET)
+    points: list[dict[str, Any]] = []
+    for topology in topologies:
+        points += checkpoint_curve(pool, shape, topology, _TIMEOUT.value)
+    if _JSON.value:
+        print(json.dumps(points, indent=1))
+    else:
+        print(f"{text.LABEL}\n{text.versions()}\n{_command()}\n")
+        for topology in topologies:
+            own = [point for point in points if point["topology"] == topology]
+            print(f"{topology}, {shape.label()}\n{text.curve_table(own)}\n")
+    if _OUTPUT.value:
+        folder = _make(_OUTPUT.value)
+        (folder / "checkpoint_curve.json").write_text(json.dumps(points, indent=1) + "\n")
+
+
+def _make(name: str) -> Path:
+    folder = Path(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "experiments.kernel_report", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    # Children compile for TPUs; this process only traces, and must not look for a device.
+    jax.config.update("jax_platforms", "cpu")
+    app.run(main)
