@@ -20,6 +20,8 @@ class Chip:
     Attributes:
         name: as in a topology's name, before the colon.
         cores: TensorCores per chip, which share the HBM bandwidth.
+        device_cores: TensorCores of a device of libtpu's topology: v5p's device is the chip (a parallel grid dimension
+            is split between its cores), v4 and TPU7x have a device for each core.
         units: matrix units per core.
         width: rows and columns of a matrix unit.
         rows_per_cycle: rows that a unit multiplies in a cycle.
@@ -31,6 +33,7 @@ class Chip:
 
     name: str
     cores: int
+    device_cores: int
     units: int
     width: int
     rows_per_cycle: int
@@ -76,11 +79,11 @@ MIB = 2**20
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 2, 4, 128, 1, 275e12, 1228e9, 16 * MIB, GOOGLE + "v4"),
-        Chip("v5e", 1, 4, 128, 1, 197e12, 819e9, 128 * MIB, GOOGLE + "v5e"),
-        Chip("v5p", 2, 4, 128, 1, 459e12, 2765e9, 64 * MIB, GOOGLE + "v5p"),
-        Chip("v6e", 1, 2, 256, 2, 918e12, 1640e9, 128 * MIB, GOOGLE + "v6e"),
-        Chip("TPU7x", 2, 2, 256, 2, 2307e12, 7380e9, 64 * MIB, GOOGLE + "tpu7x"),
+        Chip("v4", 2, 1, 4, 128, 1, 275e12, 1228e9, 16 * MIB, GOOGLE + "v4"),
+        Chip("v5e", 1, 1, 4, 128, 1, 197e12, 819e9, 128 * MIB, GOOGLE + "v5e"),
+        Chip("v5p", 2, 2, 4, 128, 1, 459e12, 2765e9, 64 * MIB, GOOGLE + "v5p"),
+        Chip("v6e", 1, 1, 2, 256, 2, 918e12, 1640e9, 128 * MIB, GOOGLE + "v6e"),
+        Chip("TPU7x", 2, 1, 2, 256, 2, 2307e12, 7380e9, 64 * MIB, GOOGLE + "tpu7x"),
     )
 }
 

@@ -67,7 +67,7 @@ def _roof(panel: Any, chip: Chip) -> None:
     intensity = np.geomspace(4, 4000, 200)
     panel.plot(intensity, np.minimum(peak, intensity * bandwidth) / 1e12, color="black")
     panel.text(4000, peak / 1e12 * 1.05, f"{peak / 1e12:.0f} TFLOP/s", ha="right", fontsize=9)
-    panel.text(4.5, 4 * bandwidth / 1e12 * 2, f"{bandwidth / 1e9:.0f} GB/s", fontsize=9)
+    panel.text(12, 5 * bandwidth / 1e12, f"{bandwidth / 1e9:.0f} GB/s", fontsize=9)
 
 
 def _point(row: dict[str, Any], chip: Chip) -> tuple[float, float]:

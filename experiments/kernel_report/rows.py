@@ -6,7 +6,7 @@ Per chunk of one head (a grid step's figures over its chunks and groups):
     cycles             the same with the cycles in which the schedule only waits for results
     conditional        bundles, of those, that only some grid steps execute (a sequence's first and last)
     bound_cycles       the matmuls of the memory's algebra at the matrix units' speed (matmuls.py, chips.py)
-    utilisation        bound_cycles / bundles
+    utilisation        bound_cycles / bundles; utilisation_with_waits: bound_cycles / cycles
     matrix_cycles      cycles of the matrix units, by the compiler's count of the kernel's slots
     matrix_slots_used  the compiler's share of used matrix-unit slots in the final schedule
     slots_used         of every unit, of the schedule with its waiting cycles
@@ -19,8 +19,8 @@ Per token of one head: hbm_bytes_per_token, by the block specs (blocks.py), save
 compulsory_bytes_per_token, every argument and result once without padding. hbm_time_ratio is the time of the former at
 the chip's bandwidth over that of the bundles. vmem_bytes is the kernel's. error_ratio: accuracy.py.
 
-Megacore: on v4 and v5p, and with two devices per chip on TPU7x, a chip's cores share its bandwidth; bounds and bundles
-are those of one core.
+Bounds and bundles are one core's; the cores of a chip share its bandwidth. Where a device has two cores (v5p), XLA's
+estimate for the device counts twice, because the kernel's groups are split between the cores.
 """
 
 import dataclasses
@@ -55,7 +55,14 @@ KEYS = (
         "xla_cycles_ratio",
         "error_ratio",
     ),
-    *("cycles", "conditional", "matrix_cycles", "matrix_slots_used", "slots_used"),
+    *(
+        "cycles",
+        "utilisation_with_waits",
+        "conditional",
+        "matrix_cycles",
+        "matrix_slots_used",
+        "slots_used",
+    ),
     *("spill_stores", "spill_loads", "vmem_bytes", "chunks_per_grid_step"),
     *("hbm_bytes_per_token", "compulsory_bytes_per_token"),
     *("xla_cycles", "xla_cycles_ratio_both", "flops", "kernel_error", "xla_error", "errors"),
@@ -123,15 +130,17 @@ def _rows(
     by_xla = [result("XLA", future) for future in xla]
     found = result("accuracy", accuracy)
     chunks = GROUPS * shape.chunks
+    # XLA's estimate is a device's time for all chunks, bundles are one core's for each of its own.
+    core_time = chip.device_cores / chunks
     xla_cycles: list[float] = []
     if None not in by_xla:
-        forward, both = (program.xla_cycles / chunks for program in by_xla)
+        forward, both = (program.xla_cycles * core_time for program in by_xla)
         xla_cycles = [forward, both - forward]
     rows = []
     for i, direction in enumerate(DIRECTIONS):
         row: Row = dict.fromkeys(KEYS)
         row |= {"topology": topology, **dataclasses.asdict(shape), "direction": direction}
-        row |= _bound(shape, chip, direction)
+        row |= bound(shape, chip, direction)
         row["compulsory_bytes_per_token"] = compulsory_bytes(shape, direction) / (
             chunks * shape.chunk
         )
@@ -141,6 +150,7 @@ def _rows(
             schedule, traffic = pick(compiled, direction)
             row |= _counted(shape, chip, compiled, schedule, traffic)
             row["utilisation"] = row["bound_cycles"] / row["bundles"]
+            row["utilisation_with_waits"] = row["bound_cycles"] / row["cycles"]
             if xla_cycles:
                 row["xla_cycles_ratio"] = xla_cycles[i] / row["bundles"]
         if found:
@@ -175,7 +185,8 @@ def per_chunk(shape: MemoryShape, traffic: Traffic) -> float:
     return GROUPS * shape.chunks / traffic.grid_steps
 
 
-def _bound(shape: MemoryShape, chip: Chip, direction: str) -> Row:
+def bound(shape: MemoryShape, chip: Chip, direction: str) -> Row:
+    """Cycles and flops of a direction's matmuls (matmuls.py)."""
     scan = programs.plain_scan(shape)
     consts, carry, xs = jax.eval_shape(scan.arguments, programs.abstract_inputs(shape))
     products = matmuls(scan.step, consts, _without_axes(carry, 1), _without_axes(xs, 2))
