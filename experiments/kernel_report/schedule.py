@@ -22,12 +22,11 @@ concerns. Give a program at least two grid steps: a grid of one step is no loop,
 """
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
 DUMP_LABELS = ".*(packed-bundles-post-ra|pre-delay|final_).*"
-#: Bundles behind a branch that are executed before it is taken.
-BRANCH_SHADOW = 4
 MATRIX, STORE_SPILL, LOAD_FILL = "MXU", "VSTORE:SPILL", "VLOAD:FILL"
 
 _BUNDLE = re.compile(r"^ *(?:0x)?[0-9a-f]+ +(?:([A-Z]{2}):|:) *([> ]*)\{(\}?)")
@@ -206,30 +205,34 @@ class _Loop:
 def _loops(kernel: str, bundles: list[_Bundle]) -> list[_Loop]:
     """Every loop, outer ones before those within: from its label to its closing branch and that one's shadow.
 
-    The marks alone do not give the range of an inner loop: the compiler moves instructions of the outer loop into
-    it, under the condition that it ends, and marks their bundles as the outer loop's.
+    The shadow is what a branch still lets run: as many bundles as stay marked behind the grid loop's, 4 on v5e,
+    6 on TPU7x. The marks alone do not give the range of an inner loop: the compiler moves instructions of the outer
+    loop into it, under the condition that it ends, and marks their bundles as the outer loop's.
     """
     tests = {m[1]: int(m[2]) for bundle in bundles for m in _EXIT_TEST.finditer(bundle.text)}
-    open_loops: list[int] = []
+    starts: list[int] = []
+    closed: list[tuple[int, int, int]] = []  # start, closing branch, trips
     loops = []
     for i, bundle in enumerate(bundles):
         if bundle.label == "LB":
-            open_loops.append(i)
+            starts.append(i)
         branch = _BRANCH.search(bundle.text)
         if branch is None or branch[1] not in tests:
             continue
-        if not open_loops:
+        if not starts:
             raise ValueError(
                 f"kernel {kernel!r}: the loop that ends at bundle {i} has no beginning"
             )
-        start, end = open_loops.pop(), i + 1
-        while (
-            end < min(len(bundles), i + 1 + BRANCH_SHADOW)
-            and bundles[end].depth >= bundles[start].depth
-        ):
-            end += 1
-        loops.append(_Loop(start, i, end, tests[branch[1]], outermost=not open_loops))
-    if open_loops:
+        closed.append((starts.pop(), i, tests[branch[1]]))
+        if not starts:
+            marked = itertools.takewhile(lambda other: other.depth, bundles[i + 1 :])
+            shadow = sum(1 for _ in marked)
+            loops += [
+                _Loop(start, at, at + 1 + shadow, trips, outermost=at == i)
+                for start, at, trips in closed
+            ]
+            closed = []
+    if starts:
         raise ValueError(
             f"kernel {kernel!r} has a loop whose trip count is not a constant of the schedule: give it constant"
             " bounds from 0, or unroll it"

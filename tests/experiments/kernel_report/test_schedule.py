@@ -68,6 +68,33 @@ class TestBundles:
         assert kernel.bundles - kernel.conditional < cleared / 4
 
 
+class TestCount:
+    def test_of_a_schedule_written_by_hand(self):
+        """Two bundles before the loop; in it 3, an inner loop of 2 with a shadow of 2, then 2 and a shadow of 2."""
+        bundles = """
+     0   :  { %7 = vsyncpa [#allocation4], 0 }
+   0x1   :  {}
+   0x2 LB: > { %s1 = smov 0 }
+   0x3   :  {}
+   0x4   : > { %9 = sbr.rel (%p9_p0) target = $region4 }
+   0x5 LB: >> { %p5_p1 = scmp.ge.s32.totalorder %s5_s5, 3 /* loop exit test */ }
+   0x6   : >> { %8 = sbr.rel (!%p5_p1) target = $region5 }
+   0x7   : > { %v1 = vld [vmem:[#allocation2]] (%p5_p1) }
+   0x8   : >> { %v2 = vmov 0.0 }
+   0x9 PF: > { %p6_p2 = scmp.ge.s32.totalorder %s6_s6, 10 /* loop exit test */ }
+   0xa   : > { %9 = sbr.rel (!%p6_p2) target = $region6 }
+   0xb   :  {}
+   0xc   :  {} /* End region 6 */
+   0xd   :  { %563 = vsyncpa [#allocation4], 1 }
+"""
+        units = "== CAPACITY:\nMXU, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL\n4 3 3 1 1\n== UTILIZATION:\n"
+        slots = units + "2 0 0 0 0\n" * 14
+        schedule = count("k", bundles, slots, bundles, slots)
+        assert schedule.bundles == schedule.cycles == 3 + 3 * (2 + 2) + 2 + 2
+        assert schedule.matrix_slots_used == 0.5
+        assert schedule.matrix_cycles == schedule.bundles * 2 / 4
+
+
 class TestRefusals:
     def test_too_much_vmem_is_the_compilers_message(self):
         pytest.importorskip("libtpu", reason="no TPU compiler here")
