@@ -1,7 +1,8 @@
 """`memory_scan`: the one entry point to the memory; every execution gives the same numbers.
 
     sequential         token by token, Eq. 12-15 with ``jax.grad``: the oracle, and decoding
-    chunked            ``lax.scan`` over chunks in the dual form: the default
+    chunked            ``lax.scan`` over chunks in the dual form: the default on a CPU
+    fused              the same in one kernel, M and S on the chip: the default on TPU and GPU
     associative_scan   parallel within a chunk; also for any pure function as the memory network
     online             chunk 1 with a linear memory, solved tile by tile
 
@@ -16,6 +17,7 @@ from jaxtyping import Float
 
 from titans_jax.memory.chunk import Carry
 from titans_jax.memory.chunked import GridTokens, chunked_scan
+from titans_jax.memory.fused import fused_chunk_scan
 from titans_jax.memory.gates import Gates, Read, mask_gates
 from titans_jax.memory.grid import (
     completed_chunks,
@@ -31,10 +33,18 @@ from titans_jax.memory.sequential import TokenState, sequential_scan
 from titans_jax.memory.state import MemoryState
 from titans_jax.typing import Array, Heads, TokenFlags
 
-Execution = Literal["auto", "sequential", "associative_scan", "chunked", "online"]
+Execution = Literal["auto", "sequential", "associative_scan", "chunked", "fused", "online"]
 
-#: Beyond this many tokens the [R, R] matrices of a tile cost more than they save.
-LARGEST_TILE = 128
+#: Executions that walk the chunk grid with one anchor per chunk.
+SCANS = {
+    "chunked": chunked_scan,
+    "fused": fused_chunk_scan,
+    "associative_scan": associative_chunk_scan,
+}
+
+#: Beyond this many tokens the [R, R] matrices of a tile cost more than they save; a kernel also has the state
+#: of a tile to write, and the matrix units' operands to change.
+LARGEST_TILE, LARGEST_FUSED_TILE = 128, 256
 
 
 def memory_scan(
@@ -94,7 +104,8 @@ def memory_scan(
             network, state, (q, k, v, gates), chunk, gain, mask, reset, initial, read, bound_step
         )
     online = execution == "online"
-    tile = tile or _choose_tile(q.shape[1] if online else chunk)
+    largest = LARGEST_FUSED_TILE if execution == "fused" else LARGEST_TILE
+    tile = tile or _choose_tile(q.shape[1] if online else chunk, largest)
     batch, length = q.shape[:2]
     grid = make_grid(
         length, tile if online else chunk, tile, None if aligned or online else state.position
@@ -116,7 +127,7 @@ def memory_scan(
         carry, y = online_scan(network, carry, tokens, read=read)
         anchor = carry.weights
     else:
-        scan = chunked_scan if execution == "chunked" else associative_chunk_scan
+        scan = SCANS[execution]
         carry, anchor, y = scan(
             network, gain, carry, state.anchor, tokens, initial, read=read, bound_step=bound_step
         )
@@ -177,10 +188,12 @@ def choose_execution(
             return "sequential"
         if not dense:
             return "associative_scan"
-        return "online" if chunk == 1 and linear and reset is None else "chunked"
-    if execution == "chunked" and not dense:
+        if chunk == 1 and linear and reset is None:
+            return "online"
+        return "chunked" if jax.default_backend() == "cpu" else "fused"
+    if execution in ("chunked", "fused") and not dense:
         raise ValueError(
-            "execution 'chunked' needs a built-in network ('mlp' or 'residual'); "
+            f"execution {execution!r} needs a built-in network ('mlp' or 'residual'); "
             "a function runs by 'associative_scan' or 'sequential'"
         )
     if execution == "online" and not (chunk == 1 and linear and reset is None):
@@ -191,11 +204,11 @@ def choose_execution(
     return execution
 
 
-def _choose_tile(chunk: int) -> int:
-    if chunk <= LARGEST_TILE:
+def _choose_tile(chunk: int, largest: int) -> int:
+    if chunk <= largest:
         return chunk
-    divisors = [r for r in range(LARGEST_TILE // 2, LARGEST_TILE + 1) if chunk % r == 0]
-    return divisors[-1] if divisors else LARGEST_TILE
+    divisors = [r for r in range(largest // 2, largest + 1) if chunk % r == 0]
+    return divisors[-1] if divisors else largest
 
 
 def _check(network, state, q, k, v, gates, chunk, gain, tile, mask, reset, initial, read):

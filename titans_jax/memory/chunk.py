@@ -14,12 +14,12 @@ Everything here is one head's 2-D arrays in the subset of operations that Mosaic
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from titans_jax.memory.gates import Decays, Read, TileGates, decay_matrices
-from titans_jax.memory.networks import MLPNetwork, gradient_factors, output
+from titans_jax.memory.networks import MLPNetwork, gradient_factors, output, silu
+from titans_jax.memory.products import read_layer, write_layer
 from titans_jax.typing import Array, FastWeights
 
 
@@ -37,6 +37,10 @@ class Tile(NamedTuple):
     k: Float[Array, "R K"]
     v: Float[Array, "R K"]
     gates: TileGates
+
+    def widened(self, dtype: jnp.dtype) -> "Tile":
+        """The tile with its tokens in ``dtype``, in which products then take their operands."""
+        return Tile(self.q.astype(dtype), self.k.astype(dtype), self.v.astype(dtype), self.gates)
 
 
 def tile_update(
@@ -92,17 +96,18 @@ def read_tile(
     """Reads M_t at every token of the tile, layer by layer (module docstring)."""
     x = q
     for layer in range(network.depth):
-        weights, momentum = carry.weights[layer], carry.momentum[layer]
-        dtype = weights.dtype
-        scores = jax.lax.dot_general(
-            x, inputs[layer], (((1,), (1,)), ((), ())), preferred_element_type=dtype
-        )  # [R, R]
-        # The decays scale x rather than the product: backward then needs no product kept or redone.
-        z = jnp.dot(_scaled(decays.keep, x), weights, preferred_element_type=dtype)  # [R, d_out]
-        if decays.carry is not None:
-            z = z + jnp.dot(decays.carry * x, momentum, preferred_element_type=dtype)
-        z = z - jnp.dot(scores * decays.write, errors[layer], preferred_element_type=dtype)
-        x = jax.nn.silu(z) if layer + 1 < network.depth else z
+        z = read_layer(
+            x,
+            carry.weights[layer],
+            carry.momentum[layer],
+            inputs[layer],
+            errors[layer],
+            decays.keep,
+            decays.carry,
+            decays.write,
+            q.dtype,
+        )  # [R, d_out]
+        x = silu(z) if layer + 1 < network.depth else z
     return output(network, gain, q, x)
 
 
@@ -110,23 +115,19 @@ def write_tile(
     carry: Carry, inputs: tuple[Array, ...], errors: tuple[Array, ...], decays: Decays
 ) -> Carry:
     """M and S at the end of the tile."""
-    weights, momentum = [], []
-    for m, s, a, g in zip(carry.weights, carry.momentum, inputs, errors, strict=True):
-        new_m = m if decays.end_keep is None else decays.end_keep * m
-        if decays.end_carry is not None:
-            new_m = new_m + decays.end_carry * s
-        weights.append(new_m - outer_sum(decays.end_write * a, g))
-        if decays.end_momentum is None:
-            momentum.append(s)
-        else:
-            momentum.append(decays.end_eta * s - outer_sum(decays.end_momentum * a, g))
-    return Carry(tuple(weights), tuple(momentum))
-
-
-def _scaled(factor: Float[Array, "R 1"] | None, x: Float[Array, "R I"]) -> Float[Array, "R I"]:
-    return x if factor is None else factor * x
-
-
-def outer_sum(a: Float[Array, "R I"], g: Float[Array, "R O"]) -> Float[Array, "I O"]:
-    """a.T @ g without forming the transpose: the sum over tokens of their rank-one gradients."""
-    return jax.lax.dot_general(a, g, (((0,), (0,)), ((), ())), preferred_element_type=g.dtype)
+    layers = [
+        write_layer(
+            m,
+            s,
+            a,
+            g,
+            decays.end_keep,
+            decays.end_carry,
+            decays.end_eta,
+            decays.end_write,
+            decays.end_momentum,
+            inputs[0].dtype,  # the keys'
+        )
+        for m, s, a, g in zip(carry.weights, carry.momentum, inputs, errors, strict=True)
+    ]
+    return Carry(tuple(new for new, _ in layers), tuple(new for _, new in layers))

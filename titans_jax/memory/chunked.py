@@ -95,7 +95,7 @@ def chunked_scan(
     @jax.checkpoint
     def one_tile(gain, anchor, carry, x):
         q, k, v, sums, mask = x
-        tile = Tile(q, k, v, tile_gates(sums, mask))
+        tile = Tile(q, k, v, tile_gates(sums, mask)).widened(carry.weights[0].dtype)
         return tile_update(network, gain, anchor, carry, tile, read, bound_step)
 
     @each_head

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from titans_jax.memory.products import NN, NT, dot
 from titans_jax.typing import Array, FastWeights, PyTree
 
 NORM_EPSILON = 1e-6
@@ -85,7 +86,7 @@ def apply_network(
     for layer, matrix in enumerate(weights):
         hidden = jnp.dot(hidden, matrix, preferred_element_type=matrix.dtype)
         if layer + 1 < network.depth:
-            hidden = jax.nn.silu(hidden)
+            hidden = silu(hidden)
     return output(network, gain, x, hidden)
 
 
@@ -99,6 +100,16 @@ def output(
     if network.kind == "mlp":
         return z
     return x + _normalise(z)[0] * gain
+
+
+def sigmoid(z: Array) -> Array:
+    """The logistic function by tanh, which accelerators have as one operation."""
+    return 0.5 * jnp.tanh(0.5 * z) + 0.5
+
+
+def silu(z: Array) -> Array:
+    """z sigmoid(z)."""
+    return z * sigmoid(z)
 
 
 def _normalise(z: Array) -> tuple[Array, Array]:
@@ -131,13 +142,15 @@ def gradient_factors(
     Returns:
         ``(inputs, errors)``, tuples over layers of ``[R, d_in]`` and ``[R, d_out]``.
     """
+    operand = k.dtype
     inputs, slopes = [k], []
-    z = jnp.dot(k, weights[0], preferred_element_type=weights[0].dtype)  # [R, F]
+    z = dot(k, weights[0], NN, operand)  # [R, F]
     for matrix in weights[1:]:
-        gate = jax.nn.sigmoid(z)
-        inputs.append(z * gate)
-        slopes.append(gate * (1.0 + z * (1.0 - gate)))  # derivative of SiLU
-        z = jnp.dot(inputs[-1], matrix, preferred_element_type=matrix.dtype)
+        gate = sigmoid(z)
+        hidden = z * gate
+        inputs.append(hidden)
+        slopes.append(gate + hidden * (1.0 - gate))  # derivative of SiLU
+        z = dot(hidden, matrix, NN, operand)
     error = output(network, gain, k, z) - v  # [R, K]
     loss = _square(error)  # [R, 1]
     error = 2.0 * error
@@ -151,10 +164,12 @@ def gradient_factors(
         )
     errors = [error]
     for layer in range(network.depth - 1, 0, -1):
-        back = _dot_transposed(errors[0], weights[layer])
+        back = dot(errors[0], weights[layer], NT, operand)  # [R, F]
         errors.insert(0, back * slopes[layer - 1])
     if bound_step:
-        squares = sum(_square(a) * _square(g) for a, g in zip(inputs, errors, strict=True))
+        squares = sum(
+            _square(a.astype(g.dtype)) * _square(g) for a, g in zip(inputs, errors, strict=True)
+        )
         factor = _step_factor(squares, loss)  # [R, 1]
         errors = [factor * g for g in errors]
     return tuple(inputs), tuple(errors)
@@ -193,13 +208,6 @@ def _step_factor(gradient_square: Array, loss: Array) -> Array:
 
 def _square(x: Array) -> Array:
     return jnp.sum(x * x, axis=-1, keepdims=True)
-
-
-def _dot_transposed(x: Array, matrix: Array) -> Array:
-    """x @ matrix.T without forming the transpose."""
-    return jax.lax.dot_general(
-        x, matrix, (((1,), (1,)), ((), ())), preferred_element_type=matrix.dtype
-    )
 
 
 def network_function(

@@ -59,6 +59,7 @@ def online_scan(
         q, k, v, sums, mask = jax.tree.map(lambda a: a[0], (x.q, x.k, x.v, x.gates, x.mask))
         before = decay_matrices(tile_gates(sums, mask), "before")
         (m,), (s,) = carry
+        q, k, v = (tokens.astype(m.dtype) for tokens in (q, k, v))
         predicted = k @ m  # [R, K]
         if before.keep is not None:
             predicted = before.keep * predicted

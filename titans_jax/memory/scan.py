@@ -114,8 +114,9 @@ def associative_chunk_scan(
 
 
 def _dual_chunk(network, gain, anchor, carry, x: GridTokens, read, bound_step):
+    q, k, v = (tokens.astype(carry.weights[0].dtype) for tokens in (x.q, x.k, x.v))
     factors = jax.vmap(lambda k, v: gradient_factors(network, anchor, gain, k, v, bound_step))
-    inputs, errors = factors(x.k, x.v)  # tuples of [tiles, R, width]
+    inputs, errors = factors(k, v)  # tuples of [tiles, R, width]
     decays = jax.vmap(lambda sums, mask: decay_matrices(tile_gates(sums, mask), read))(
         x.gates, x.mask
     )
@@ -134,7 +135,7 @@ def _dual_chunk(network, gain, anchor, carry, x: GridTokens, read, bound_step):
     )
     after = states_after(maps, carry)
     y = jax.vmap(lambda c, q, a, g, d: read_tile(network, gain, c, q, a, g, d))(
-        _shifted(after, carry), x.q, inputs, errors, decays
+        _shifted(after, carry), q, inputs, errors, decays
     )
     return jax.tree.map(lambda leaf: leaf[-1], after), y
 

@@ -78,7 +78,8 @@ def test_gradients_token_by_token_equal_differences_in_numpy(case):
 
 # Every execution against token by token
 
-PARALLEL = ("chunked", "associative_scan")
+BY_CHUNK = ("chunked", "fused")
+PARALLEL = (*BY_CHUNK, "associative_scan")
 
 # Not every combination, but every value of every option, and the pairs that share code.
 COVERING = (
@@ -90,14 +91,14 @@ COVERING = (
     (Case(depth=2, chunk=4, tile=2, masked=True, resets=True, carried=True), PARALLEL),
     (Case(depth=2, chunk=5, tile=2, bounded=True, masked=True, read="before"), PARALLEL),
     (Case(depth=3, chunk=12, tile=5, bounded=True), PARALLEL),
-    (Case(depth=4, chunk=5, bounded=True, resets=True), ("chunked",)),
+    (Case(depth=4, chunk=5, bounded=True, resets=True), BY_CHUNK),
     (Case("residual", 1, chunk=4, tile=3, bounded=True, resets=True, carried=True), PARALLEL),
-    (Case("residual", 2, chunk=5, carried=True, read="before"), ("chunked",)),
-    (Case("residual", 3, chunk=16, tile=4, bounded=True, masked=True, carried=True), ("chunked",)),
+    (Case("residual", 2, chunk=5, carried=True, read="before"), BY_CHUNK),
+    (Case("residual", 3, chunk=16, tile=4, bounded=True, masked=True, carried=True), BY_CHUNK),
     (Case("residual", 4, chunk=1), ("associative_scan",)),
     (Case(depth=2, chunk=5, tile=2, momentum=False, masked=True, carried=True), PARALLEL),
     (Case(depth=2, chunk=4, tile=3, forget=False, masked=True, read="before"), PARALLEL),
-    (Case("residual", 2, chunk=4, momentum=False, forget=False), ("chunked",)),
+    (Case("residual", 2, chunk=4, momentum=False, forget=False), BY_CHUNK),
     (
         Case("gated", chunk=5, tile=2, bounded=True, masked=True, resets=True, carried=True),
         ("associative_scan",),
