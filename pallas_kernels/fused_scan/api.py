@@ -6,7 +6,10 @@ host for a TPU gets the TPU's kernel. All executions save the same residuals, so
 saved twice.
 """
 
+import contextlib
+import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,8 +17,15 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.fused_scan import mosaic_tpu, xla
-from pallas_kernels.fused_scan.blocking import Blocking
+from pallas_kernels.fused_scan import blocking, mosaic_tpu, xla
+from pallas_kernels.fused_scan.blocking import (
+    Cut,
+    DoesNotFitError,
+    check_groups_per_step,
+    checkpoint_choices,
+    step_cost,
+    target_chip,
+)
 from pallas_kernels.fused_scan.vjp import (
     Execution,
     FlatStep,
@@ -27,6 +37,8 @@ from pallas_kernels.fused_scan.vjp import (
     differentiable,
     fold_vmap,
 )
+
+logger = logging.getLogger(__name__)
 
 PyTree = Any
 #: ``(consts, carry, x) -> (carry, y)``, pure, on one group's 2-D arrays at one chunk.
@@ -107,40 +119,72 @@ def fused_scan(
         ),
         groups=groups,
         chunks=chunks,
-        checkpoint_every=min(checkpoint_every or 1, chunks),
+        checkpoint_every=1,
         consts=shapes[0],
         carry=shapes[1],
         x=shapes[2],
         y=y,
         sharers=tuple(c.shape[0] for c in flat_consts),
     )
-    execution = _execution(implementation, problem, groups_per_step, interpret)
+    if groups_per_step is not None:
+        check_groups_per_step(problem, groups_per_step)
+    problem, execution = _plan(
+        implementation, problem, checkpoint_every, groups_per_step, interpret
+    )
     leaves = _vary_alike((tuple(flat_consts), tuple(flat_carry), tuple(flat_xs)))
     end, ys = differentiable(problem, execution)(*leaves)
     return jax.tree.unflatten(trees[1], end), jax.tree.unflatten(y_tree, ys)
 
 
-def _execution(
+def _plan(
     implementation: Implementation | None,
     problem: Problem,
+    checkpoint_every: int | None,
     groups_per_step: int | None,
     interpret: bool | pltpu.InterpretParams,
-) -> Execution:
+) -> tuple[Problem, Execution]:
+    """The problem with its segments chosen, and what runs it."""
     by_xla = Execution(xla.forward, xla.backward)
+    if implementation == "xla" and checkpoint_every is not None:
+        every = min(checkpoint_every, problem.chunks)
+        return dataclasses.replace(problem, checkpoint_every=every), by_xla
+    chip, is_known = target_chip()
+    cost = step_cost(problem)
+    if checkpoint_every is None:
+        choices = checkpoint_choices(problem, cost, chip)
+    else:
+        choices = [min(checkpoint_every, problem.chunks)]
+    problems = [dataclasses.replace(problem, checkpoint_every=every) for every in choices]
     if implementation == "xla":
-        return by_xla
+        return problems[0], by_xla
+    cut = functools.partial(blocking.cut, cost=cost, chip=chip, groups_per_step=groups_per_step)
+    try:
+        problem = _first_that_fits(problems, cut)
+    except DoesNotFitError as error:
+        if implementation is not None:
+            raise
+        logger.log(logging.WARNING if is_known else logging.INFO, "XLA runs instead: %s", error)
+        return problems[0], by_xla
     if interpret is True:
         interpret = pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
-    blocking = Blocking(groups_per_step or 1, 96 * 2**20)
     by_mosaic = fold_vmap(
         Execution(
-            functools.partial(mosaic_tpu.forward, blocking=blocking, interpret=interpret),
-            functools.partial(mosaic_tpu.backward, blocking=blocking, interpret=interpret),
+            functools.partial(mosaic_tpu.forward, cut=cut, interpret=interpret),
+            functools.partial(mosaic_tpu.backward, cut=cut, interpret=interpret),
         )
     )
     if implementation == "mosaic_tpu":
-        return by_mosaic
-    return _by_platform(by_xla, tpu=by_mosaic)
+        return problem, by_mosaic
+    return problem, _by_platform(by_xla, tpu=by_mosaic)
+
+
+def _first_that_fits(problems: list[Problem], cut: Cut) -> Problem:
+    for problem in problems[:-1]:
+        with contextlib.suppress(DoesNotFitError):
+            cut(problem)
+            return problem
+    cut(problems[-1])
+    return problems[-1]
 
 
 def _by_platform(default: Execution, **kernels: Execution) -> Execution:

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.fused_scan.blocking import Blocking
+from pallas_kernels.fused_scan.blocking import Blocking, Cut
 from pallas_kernels.fused_scan.vjp import Leaves, Problem, Shapes, accumulator_dtype
 
 #: False to compile, or how to interpret.
@@ -40,7 +40,7 @@ def forward(
     xs: Leaves,
     *,
     save: bool,
-    blocking: Blocking,
+    cut: Cut,
     interpret: Interpret,
 ) -> tuple[Leaves, Leaves, Leaves]:
     """See vjp.py.
@@ -51,9 +51,10 @@ def forward(
         carry: ``[G, rows, cols]``.
         xs: ``[G, N, rows, cols]``.
         save: whether to return the carries at the segments' starts.
-        blocking: groups per grid step and VMEM limit.
+        cut: gives the groups per grid step and the VMEM limit.
         interpret: see `Interpret`.
     """
+    blocking = cut(problem)
     groups, every = blocking.groups_per_step, problem.checkpoint_every
     last = problem.chunks - 1
 
@@ -123,7 +124,7 @@ def backward(
     d_carry: Leaves,
     d_ys: Leaves,
     *,
-    blocking: Blocking,
+    cut: Cut,
     interpret: Interpret,
 ) -> tuple[Leaves, Leaves, Leaves]:
     """See vjp.py.
@@ -135,9 +136,10 @@ def backward(
         xs: ``[G, N, rows, cols]``.
         d_carry: cotangent of the final carry, ``[G, rows, cols]``.
         d_ys: ``[G, N, rows, cols]``.
-        blocking: groups per grid step and VMEM limit.
+        cut: gives the groups per grid step and the VMEM limit.
         interpret: see `Interpret`.
     """
+    blocking = cut(problem)
     groups, every = blocking.groups_per_step, problem.checkpoint_every
     last = problem.segments - 1
     ragged = problem.chunks % every != 0
