@@ -1,33 +1,15 @@
-"""`fused_scan`: checks and flattens its pytrees, then picks what runs them.
+"""`fused_scan`: checks and flattens its pytrees, and has the problem run (dispatch.py)."""
 
-Which execution runs is decided when the computation is lowered, by ``jax.lax.platform_dependent``
-inside the custom VJP, and not by the default backend: a computation lowered ahead of time on a CPU
-host for a TPU gets the TPU's kernel. All executions save the same residuals, so that nothing is
-saved twice.
-"""
-
-import contextlib
-import dataclasses
-import functools
-import logging
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.fused_scan import blocking, mosaic_tpu, xla
-from pallas_kernels.fused_scan.blocking import (
-    Cut,
-    DoesNotFitError,
-    check_groups_per_step,
-    checkpoint_choices,
-    step_cost,
-    target_chip,
-)
+from pallas_kernels.fused_scan.blocking import check_groups_per_step
+from pallas_kernels.fused_scan.dispatch import Implementation, plan
 from pallas_kernels.fused_scan.vjp import (
-    Execution,
     FlatStep,
     FlatStepVJP,
     Leaves,
@@ -35,17 +17,13 @@ from pallas_kernels.fused_scan.vjp import (
     Shapes,
     derived_step_vjp,
     differentiable,
-    fold_vmap,
 )
-
-logger = logging.getLogger(__name__)
 
 PyTree = Any
 #: ``(consts, carry, x) -> (carry, y)``, pure, on one group's 2-D arrays at one chunk.
 Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 #: ``(consts, carry, x, d_carry, d_y) -> (d_consts, d_carry, d_x)``, pure, on the same.
 StepVJP = Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
-Implementation = Literal["xla", "mosaic_tpu", "triton"]
 #: Structures of consts, carry and x.
 Trees = tuple[Any, Any, Any]
 
@@ -128,79 +106,10 @@ def fused_scan(
     )
     if groups_per_step is not None:
         check_groups_per_step(problem, groups_per_step)
-    problem, execution = _plan(
-        implementation, problem, checkpoint_every, groups_per_step, interpret
-    )
+    problem, execution = plan(implementation, problem, checkpoint_every, groups_per_step, interpret)
     leaves = _vary_alike((tuple(flat_consts), tuple(flat_carry), tuple(flat_xs)))
     end, ys = differentiable(problem, execution)(*leaves)
     return jax.tree.unflatten(trees[1], end), jax.tree.unflatten(y_tree, ys)
-
-
-def _plan(
-    implementation: Implementation | None,
-    problem: Problem,
-    checkpoint_every: int | None,
-    groups_per_step: int | None,
-    interpret: bool | pltpu.InterpretParams,
-) -> tuple[Problem, Execution]:
-    """The problem with its segments chosen, and what runs it."""
-    by_xla = Execution(xla.forward, xla.backward)
-    if implementation == "xla" and checkpoint_every is not None:
-        every = min(checkpoint_every, problem.chunks)
-        return dataclasses.replace(problem, checkpoint_every=every), by_xla
-    chip, is_known = target_chip()
-    cost = step_cost(problem)
-    if checkpoint_every is None:
-        choices = checkpoint_choices(problem, cost, chip)
-    else:
-        choices = [min(checkpoint_every, problem.chunks)]
-    problems = [dataclasses.replace(problem, checkpoint_every=every) for every in choices]
-    if implementation == "xla":
-        return problems[0], by_xla
-    cut = functools.partial(blocking.cut, cost=cost, chip=chip, groups_per_step=groups_per_step)
-    try:
-        problem = _first_that_fits(problems, cut)
-    except DoesNotFitError as error:
-        if implementation is not None:
-            raise
-        logger.log(logging.WARNING if is_known else logging.INFO, "XLA runs instead: %s", error)
-        return problems[0], by_xla
-    if interpret is True:
-        interpret = pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
-    by_mosaic = fold_vmap(
-        Execution(
-            functools.partial(mosaic_tpu.forward, cut=cut, interpret=interpret),
-            functools.partial(mosaic_tpu.backward, cut=cut, interpret=interpret),
-        )
-    )
-    if implementation == "mosaic_tpu":
-        return problem, by_mosaic
-    return problem, _by_platform(by_xla, tpu=by_mosaic)
-
-
-def _first_that_fits(problems: list[Problem], cut: Cut) -> Problem:
-    for problem in problems[:-1]:
-        with contextlib.suppress(DoesNotFitError):
-            cut(problem)
-            return problem
-    cut(problems[-1])
-    return problems[-1]
-
-
-def _by_platform(default: Execution, **kernels: Execution) -> Execution:
-    """Chooses when lowering, by the platform; ``default`` where it has no kernel."""
-
-    def choose(direction: str) -> Callable[..., tuple[Leaves, Leaves, Leaves]]:
-        def run(problem: Problem, *arrays: Leaves, **options: bool) -> Any:
-            branches = {
-                platform: functools.partial(getattr(execution, direction), problem, **options)
-                for platform, execution in {"default": default, **kernels}.items()
-            }
-            return jax.lax.platform_dependent(*arrays, **branches)
-
-        return run
-
-    return Execution(choose("forward"), choose("backward"))
 
 
 def _flat_step(step: Step, trees: Trees) -> FlatStep:

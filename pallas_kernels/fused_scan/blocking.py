@@ -22,14 +22,15 @@ The least sum wins among the powers of two up to `MOST_UNROLLED` that fit VMEM a
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr, Literal
 
-from pallas_kernels.fused_scan.vjp import Problem, Shapes, accumulator_dtype
+from pallas_kernels.fused_scan.jaxprs import called, equations
+from pallas_kernels.fused_scan.vjp import Problem, Shapes, UnsupportedError, accumulator_dtype
 
 MIB = 2**20
 #: Share of the matrix units' peak that a step's matmuls reach (static schedules: 0.4 to 0.8).
@@ -79,10 +80,6 @@ CHIPS = (
 UNKNOWN = CHIPS[1]
 
 
-class DoesNotFitError(ValueError):
-    """No blocking of the problem fits the chip's VMEM; the message says what would."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Blocking:
     """How a kernel is cut.
@@ -106,7 +103,7 @@ class StepCost:
     vjp_temporaries: int
 
 
-#: The blocking of a problem; raises `DoesNotFitError`.
+#: The blocking of a problem; raises `UnsupportedError`.
 Cut = Callable[[Problem], Blocking]
 
 
@@ -158,7 +155,7 @@ def cut(problem: Problem, *, cost: StepCost, chip: Chip, groups_per_step: int | 
         groups_per_step: None for as many as fit and leave every core a share.
 
     Raises:
-        DoesNotFitError: not even one group fits, or not as many as asked for.
+        UnsupportedError: not even one group fits, or not as many as asked for.
     """
     if groups_per_step is None:
         candidates = [p for p in range(GROUPS_PER_STEP, 0, -1) if _divides(problem, p, chip.cores)]
@@ -171,7 +168,7 @@ def cut(problem: Problem, *, cost: StepCost, chip: Chip, groups_per_step: int | 
             limit = min(chip.vmem, max(needed, DEFAULT_VMEM_LIMIT))
             return Blocking(groups, limit)
     forward, backward = vmem_bytes(problem, cost, candidates[-1])
-    raise DoesNotFitError(
+    raise UnsupportedError(
         f"fused_scan needs {forward / MIB:.1f} MiB of VMEM forward and {backward / MIB:.1f} MiB backward "
         f"(groups_per_step={candidates[-1]}, checkpoint_every={problem.checkpoint_every}), but {chip.name} has "
         f"{available / MIB:.1f} MiB. Make the carry ({_padded(problem.carry) / MIB:.1f} MiB) or the chunk "
@@ -242,17 +239,6 @@ def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _inner(eqn: Any) -> Iterator[Jaxpr]:
-    """Jaxprs that an equation calls."""
-    for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-        if _is_jaxpr(value):
-            yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)
-
-
 def _flops(jaxpr: Jaxpr) -> int:
     """Multiplications and additions of all matmuls."""
 
@@ -261,10 +247,7 @@ def _flops(jaxpr: Jaxpr) -> int:
         sizes = eqn.invars[0].aval.shape
         return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(sizes[d] for d in contracted)
 
-    return sum(
-        matmul(eqn) if eqn.primitive.name == "dot_general" else sum(map(_flops, _inner(eqn)))
-        for eqn in jaxpr.eqns
-    )
+    return sum(matmul(eqn) for eqn in equations(jaxpr) if eqn.primitive.name == "dot_general")
 
 
 def _most_alive(jaxpr: Jaxpr) -> int:
@@ -277,7 +260,7 @@ def _most_alive(jaxpr: Jaxpr) -> int:
     most = 0
     for i, eqn in enumerate(jaxpr.eqns):
         alive.update((v, _value_bytes(v.aval)) for v in eqn.outvars)
-        most = max(most, sum(alive.values()) + max(map(_most_alive, _inner(eqn)), default=0))
+        most = max(most, sum(alive.values()) + max(map(_most_alive, called(eqn)), default=0))
         for v in itertools.chain(eqn.invars, eqn.outvars):
             if not isinstance(v, Literal) and last_use.get(v, i) <= i:
                 alive.pop(v, None)

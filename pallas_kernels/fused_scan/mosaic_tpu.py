@@ -3,7 +3,9 @@
 The grid is (groups / groups_per_step, chunks) forward and (groups / groups_per_step, segments)
 backward, groups in parallel, chunks in order. The carry, and in backward its cotangent, stays in
 VMEM scratch from a group's first chunk to its last; tokens, outputs and saved carries stream
-through blocks that the pipeline double-buffers. Everything that repeats within a grid step, the
+through blocks that the pipeline double-buffers. The first carry comes and the last one leaves by DMA:
+as blocks their copies to and from scratch, once a sequence, would be an eighth of the grid step's
+bundles. Everything that repeats within a grid step, the
 groups of ``groups_per_step`` and the chunks of a backward segment, is unrolled: independent groups
 then fill each other's latency.
 
@@ -58,12 +60,13 @@ def forward(
     groups, every = blocking.groups_per_step, problem.checkpoint_every
     last = problem.chunks - 1
 
-    def kernel(consts_ref, start_ref, x_ref, end_ref, y_ref, saved_ref, carry_ref):
-        chunk = pl.program_id(1)
+    def kernel(consts_ref, start_ref, x_ref, end_ref, y_ref, saved_ref, carry_ref, sems):
+        block, chunk = pl.program_id(0), pl.program_id(1)
+        here = pl.ds(block * groups, groups)
 
         @pl.when(chunk == 0)
         def _():
-            _copy(start_ref, carry_ref)
+            _transfer(_slices(start_ref, here), carry_ref, sems)
 
         if save:
 
@@ -82,7 +85,7 @@ def forward(
 
         @pl.when(chunk == last)
         def _():
-            _copy(carry_ref, end_ref)
+            _transfer(carry_ref, _slices(end_ref, here), sems)
 
     def by_chunk(i, n):
         return i, n, ORIGIN, ORIGIN
@@ -96,20 +99,20 @@ def forward(
         grid=(problem.groups // groups, problem.chunks),
         in_specs=(
             _constant_specs(problem, groups),
-            _specs(problem.carry, (groups,), _by_group),
+            _in_hbm(problem.carry),
             _specs(problem.x, (groups, None), by_chunk),
         ),
         out_specs=(
-            _specs(problem.carry, (groups,), _by_group),
+            _in_hbm(problem.carry),
             _specs(problem.y, (groups, None), by_chunk),
             _specs(saved, (groups, None), by_segment),
         ),
         out_shape=(
-            _arrays(problem.carry, (problem.groups,), xs),
+            _kept_in_hbm(_arrays(problem.carry, (problem.groups,), xs)),
             _arrays(problem.y, (problem.groups, problem.chunks), xs),
             _arrays(saved, (problem.groups, problem.segments), xs),
         ),
-        scratch_shapes=[_scratch(problem.carry, (groups,))],
+        scratch_shapes=[_scratch(problem.carry, (groups,)), _semaphores(problem.carry)],
         compiler_params=_compiler_params(blocking),
         interpret=interpret,
         name="fused_scan_forward",
@@ -155,12 +158,14 @@ def backward(
         d_x_ref,
         d_carry_ref,
         carries_ref,
+        sems,
     ):
-        step = pl.program_id(1)
+        block, step = pl.program_id(0), pl.program_id(1)
+        here = pl.ds(block * groups, groups)
 
         @pl.when(step == 0)
         def _():
-            _copy(d_end_ref, d_carry_ref)
+            _transfer(_slices(d_end_ref, here), d_carry_ref, sems)
             for ref in d_consts_ref:
                 ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
@@ -200,7 +205,7 @@ def backward(
 
         @pl.when(step == last)
         def _():
-            _copy(d_carry_ref, d_start_ref)
+            _transfer(d_carry_ref, _slices(d_start_ref, here), sems)
 
     def by_segment(i, s):
         return i, last - s, ORIGIN, ORIGIN
@@ -215,22 +220,23 @@ def backward(
             _constant_specs(problem, groups),
             _specs(problem.carry, (groups, None), by_segment),
             _specs(problem.x, (groups, every), by_segment),
-            _specs(problem.carry, (groups,), _by_group),
+            _in_hbm(problem.carry),
             _specs(problem.y, (groups, every), by_segment),
         ),
         out_specs=(
             _specs(d_consts, (groups,), _by_group),
-            _specs(problem.carry, (groups,), _by_group),
+            _in_hbm(problem.carry),
             _specs(problem.x, (groups, every), by_segment),
         ),
         out_shape=(
             _arrays(d_consts, (problem.groups,), xs),
-            _arrays(problem.carry, (problem.groups,), xs),
+            _kept_in_hbm(_arrays(problem.carry, (problem.groups,), xs)),
             _arrays(problem.x, (problem.groups, problem.chunks), xs),
         ),
         scratch_shapes=[
             _scratch(problem.carry, (groups,)),
             _scratch(problem.carry, (every - 1, groups)) if every > 1 else (),
+            _semaphores(problem.carry),
         ],
         compiler_params=_compiler_params(blocking),
         interpret=interpret,
@@ -280,6 +286,26 @@ def _scratch(shapes: Shapes, lead: tuple[int, ...]) -> tuple[Any, ...]:
     return tuple(pltpu.VMEM((*lead, *s.shape), s.dtype) for s in shapes)
 
 
+def _in_hbm(shapes: Shapes) -> tuple[pl.BlockSpec, ...]:
+    """Whole leaves where they are: the kernel moves them itself."""
+    return tuple(pl.BlockSpec(memory_space=pltpu.HBM) for _ in shapes)
+
+
+def _kept_in_hbm(shapes: Shapes) -> tuple[Any, ...]:
+    """Outputs that the compiler may not place in VMEM, where a DMA to them would become vector copies."""
+    return tuple(
+        pltpu.HBM.from_type(
+            jax.core.ShapedArray(s.shape, s.dtype, manual_axis_type=s.manual_axis_type)
+        )
+        for s in shapes
+    )
+
+
+def _semaphores(shapes: Shapes) -> Any:
+    """One for each leaf, and at least one, because an array of none cannot be allocated."""
+    return pltpu.SemaphoreType.DMA((max(1, len(shapes)),))
+
+
 def _constants(refs: Refs, group: int) -> Leaves:
     return tuple(ref[group % ref.shape[0]] for ref in refs)
 
@@ -296,6 +322,22 @@ def _store(refs: Refs, index: Any, values: Leaves) -> None:
 def _copy(sources: Refs, targets: Refs) -> None:
     for source, target in zip(sources, targets, strict=True):
         target[...] = source[...]
+
+
+def _slices(refs: Refs, *index: Any) -> Refs:
+    return tuple(ref.at[index] for ref in refs)
+
+
+def _transfer(sources: Refs, targets: Refs, sems: Any) -> None:
+    """Copies every leaf by DMA."""
+    copies = [
+        pltpu.make_async_copy(source, target, sems.at[i])
+        for i, (source, target) in enumerate(zip(sources, targets, strict=True))
+    ]
+    for copy in copies:
+        copy.start()
+    for copy in copies:
+        copy.wait()
 
 
 def _keep(real: jax.Array | None, new: Leaves, old: Leaves) -> Leaves:

@@ -27,6 +27,10 @@ FlatStep = Callable[[Leaves, Leaves, Leaves], tuple[Leaves, Leaves]]
 FlatStepVJP = Callable[[Leaves, Leaves, Leaves, Leaves, Leaves], tuple[Leaves, Leaves, Leaves]]
 
 
+class UnsupportedError(ValueError):
+    """A kernel cannot run a problem; the message says why and what would do."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A fused scan with its pytrees flattened and its shapes checked.

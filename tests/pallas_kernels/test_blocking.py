@@ -11,8 +11,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from pallas_kernels import fused_scan
 from pallas_kernels.fused_scan import blocking
-from pallas_kernels.fused_scan.blocking import CHIPS, Chip, DoesNotFitError, StepCost
-from pallas_kernels.fused_scan.vjp import Problem, derived_step_vjp
+from pallas_kernels.fused_scan.blocking import CHIPS, Chip, StepCost
+from pallas_kernels.fused_scan.vjp import Problem, UnsupportedError, derived_step_vjp
 from tests.pallas_kernels.memory_step import memory_shapes, memory_step
 from tests.pallas_kernels.toy_step import outputs_and_gradients, toy_inputs, toy_step
 from tests.pallas_kernels.tpu_compile import compile_for
@@ -170,7 +170,7 @@ class TestRefusal:
             r"needs \d+\.\d MiB of VMEM forward and \d+\.\d MiB backward .*but v4 has 15\.0 MiB"
             r".*smaller.*implementation='xla'"
         )
-        with target("TPU v4"), pytest.raises(DoesNotFitError, match=message):
+        with target("TPU v4"), pytest.raises(UnsupportedError, match=message):
             jax.eval_shape(fused, *self.too_large())
 
     def test_default_falls_back_with_a_warning(self, caplog):
@@ -186,7 +186,7 @@ class TestRefusal:
         # A budget that prefers long segments, on a chip where only short ones fit.
         problems = [problem_of(512, 512, every=every) for every in (8, 1)]
         cut = functools.partial(blocking.cut, cost=NO_COST, chip=V4, groups_per_step=None)
-        with pytest.raises(DoesNotFitError):
+        with pytest.raises(UnsupportedError):
             cut(problems[0])
         assert cut(problems[1]).groups_per_step == 1
 

@@ -1,0 +1,95 @@
+"""The GPU's kernels lower for CUDA on a host without a GPU, and what cannot is refused."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pallas_kernels import fused_scan
+from pallas_kernels.fused_scan.vjp import UnsupportedError
+from tests.pallas_kernels.memory_step import memory_inputs, memory_shapes, memory_step
+from tests.pallas_kernels.toy_step import (
+    outputs_and_gradients,
+    reference_scan,
+    toy_inputs,
+    toy_step,
+)
+from tests.tolerances import FUSED_SCAN_F32, assert_close
+from titans_jax.memory.networks import MLPNetwork
+
+
+def lowered(step, *args, **options):
+    run = outputs_and_gradients(functools.partial(fused_scan, step, **options))
+    return run.trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def kernels(module):
+    return module.count("custom_call @__gpu$xla.gpu.triton")
+
+
+class TestLowering:
+    @pytest.mark.parametrize("every", [1, 2])
+    def test_toy(self, every):
+        args = toy_inputs(per_group=3)
+        module = lowered(toy_step, *args, implementation="triton", checkpoint_every=every)
+        assert kernels(module) == 2
+
+    def test_default_for_a_gpu(self):
+        assert kernels(lowered(toy_step, *toy_inputs())) == 2
+
+    @pytest.mark.parametrize(
+        ("depth", "expansion", "head_dim"),
+        [(1, 1, 32), (2, 1, 32), (1, 1, 64), (2, 1, 64), (3, 1, 32)],
+    )
+    def test_deep_memory(self, depth, expansion, head_dim):
+        network = MLPNetwork("mlp", depth, expansion)
+        shapes = memory_shapes(network, groups=2, chunks=2, length=32, head_dim=head_dim)
+        assert kernels(lowered(memory_step(network), (), *shapes)) == 2
+
+    def test_deep_memory_equals_scan_in_interpret_mode(self):
+        network = MLPNetwork("mlp", 2, 2)
+        args = (), *memory_inputs(network, groups=2, chunks=3, length=16, head_dim=16)
+        step = memory_step(network)
+        fused = functools.partial(fused_scan, step, implementation="triton", interpret=True)
+        actual = outputs_and_gradients(fused)(*args)
+        expected = outputs_and_gradients(functools.partial(reference_scan, step))(*args)
+        assert_close(actual, expected, FUSED_SCAN_F32)
+
+
+def run(step, rows=16, columns=16, **options):
+    carry, xs = jnp.ones((2, rows, columns)), jnp.ones((2, 2, rows, columns))
+    return jax.eval_shape(functools.partial(fused_scan, step, (), **options), carry, xs)
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"rows": 24}, r"shape \(24, 16\): every side must be a power of two"),
+            ({"rows": 8}, "a matmul of shapes .* has a side below 16"),
+            ({"rows": 256, "columns": 256}, "holds 3 copies of the carry"),
+        ],
+    )
+    def test_shapes(self, options, message):
+        def step(consts, carry, x):
+            return carry + x, jax.lax.dot_general(carry, x, (((1,), (1,)), ((), ())))
+
+        with pytest.raises(UnsupportedError, match=message):
+            run(step, implementation="triton", **options)
+
+    def test_slices(self):
+        with pytest.raises(UnsupportedError, match="the step uses slice, which Triton lacks"):
+            run(lambda consts, carry, x: (carry + x, x[:8]), implementation="triton")
+
+    def test_default_falls_back_and_says_why(self, caplog):
+        with caplog.at_level(logging.INFO, logger="pallas_kernels"):
+            module = lowered(toy_step, *toy_inputs_of_odd_length())
+        assert not kernels(module)
+        assert "XLA runs instead: fused_scan cannot use Triton" in caplog.text
+
+
+def toy_inputs_of_odd_length():
+    consts, carry, xs = toy_inputs()
+    return consts, carry, {**xs, "tokens": xs["tokens"][:, :, :9]}
