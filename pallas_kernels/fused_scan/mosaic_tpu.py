@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding, PartitionSpec
 
 from pallas_kernels.fused_scan.blocking import Blocking, Cut
 from pallas_kernels.fused_scan.vjp import Leaves, Problem, Shapes, accumulator_dtype
@@ -108,7 +109,7 @@ def forward(
             _specs(saved, (groups, None), by_segment),
         ),
         out_shape=(
-            _kept_in_hbm(_arrays(problem.carry, (problem.groups,), xs)),
+            _arrays_in_hbm(problem.carry, (problem.groups,), xs),
             _arrays(problem.y, (problem.groups, problem.chunks), xs),
             _arrays(saved, (problem.groups, problem.segments), xs),
         ),
@@ -230,7 +231,7 @@ def backward(
         ),
         out_shape=(
             _arrays(d_consts, (problem.groups,), xs),
-            _kept_in_hbm(_arrays(problem.carry, (problem.groups,), xs)),
+            _arrays_in_hbm(problem.carry, (problem.groups,), xs),
             _arrays(problem.x, (problem.groups, problem.chunks), xs),
         ),
         scratch_shapes=[
@@ -291,14 +292,18 @@ def _in_hbm(shapes: Shapes) -> tuple[pl.BlockSpec, ...]:
     return tuple(pl.BlockSpec(memory_space=pltpu.HBM) for _ in shapes)
 
 
-def _kept_in_hbm(shapes: Shapes) -> tuple[Any, ...]:
-    """Outputs that the compiler may not place in VMEM, where a DMA to them would become vector copies."""
-    return tuple(
-        pltpu.HBM.from_type(
-            jax.core.ShapedArray(s.shape, s.dtype, manual_axis_type=s.manual_axis_type)
+def _arrays_in_hbm(shapes: Shapes, lead: tuple[int, ...], like: Leaves) -> tuple[Any, ...]:
+    """As `_arrays`, never placed in VMEM by the compiler: DMAs there would become copies by registers."""
+    mesh = jax.typeof(like[0]).sharding.mesh
+
+    def array(s):
+        sharding = NamedSharding(mesh, PartitionSpec(*[None] * len(s.shape)))
+        aval = jax.core.ShapedArray(
+            s.shape, s.dtype, sharding=sharding, manual_axis_type=s.manual_axis_type
         )
-        for s in shapes
-    )
+        return pltpu.HBM.from_type(aval)
+
+    return tuple(map(array, _arrays(shapes, lead, like)))
 
 
 def _semaphores(shapes: Shapes) -> Any:

@@ -109,7 +109,8 @@ def sigmoid(z: Array) -> Array:
 
 def silu(z: Array) -> Array:
     """z sigmoid(z)."""
-    return z * sigmoid(z)
+    half = 0.5 * z
+    return half * jnp.tanh(half) + half
 
 
 def _normalise(z: Array) -> tuple[Array, Array]:

@@ -107,8 +107,8 @@ def _read_forward(x, weights, momentum, inputs, errors, keep, carry, write, oper
 def _read_backward(operand, residuals, dz):
     x, weights, momentum, inputs, errors, keep, carry, write = residuals
     scores = dot(x, inputs, NT, operand)  # [R, R]
-    d_scores = dot(dz, errors, NT, operand)  # negated, [R, R]
-    into_x = -(write * d_scores)  # [R, R]
+    unwritten = -dot(dz, errors, NT, operand)  # gradient of scores * write, [R, R]
+    into_x = write * unwritten  # [R, R]
     from_weights = dot(dz, weights, NT, operand)  # [R, I]
     dx = _scaled(keep, from_weights) + dot(into_x, inputs, NN, operand)
     d_keep = None if keep is None else _row_sum(x * from_weights)
@@ -126,10 +126,10 @@ def _read_backward(operand, residuals, dz):
         d_weights.astype(weights.dtype),
         d_momentum.astype(momentum.dtype),
         dot(into_x, x, TN, operand).astype(inputs.dtype),
-        (-dot(scores * write, dz, TN, operand)).astype(errors.dtype),
+        dot(scores * -write, dz, TN, operand).astype(errors.dtype),
         d_keep,
         d_carry,
-        -(scores * d_scores),
+        scores * unwritten,
     )
 
 
@@ -185,24 +185,25 @@ def _write_backward(operand, residuals, cotangents):
     ) = residuals
     d_weights, d_momentum = cotangents
     written = dot(inputs, d_weights, NN, operand)  # [R, O]
-    d_errors = end_write * written
-    d_inputs = dot(end_write * errors, d_weights, NT, operand)  # [R, I]
+    into_errors = -end_write  # signs change in columns, which is cheap
+    d_errors = into_errors * written
+    d_inputs = dot(into_errors * errors, d_weights, NT, operand)  # [R, I]
     d_end_keep = None if end_keep is None else _total(d_weights * weights)
     d_end_write = -_row_sum(written * errors)
     if end_momentum is None:
         d_old, d_end_carry, d_end_eta, d_end_momentum = d_momentum, None, None, None
     else:
         moved = dot(inputs, d_momentum, NN, operand)  # [R, O]
-        d_errors = d_errors + end_momentum * moved
-        d_inputs = d_inputs + dot(end_momentum * errors, d_momentum, NT, operand)
+        d_errors = d_errors - end_momentum * moved
+        d_inputs = d_inputs + dot(-end_momentum * errors, d_momentum, NT, operand)
         d_old = end_carry * d_weights + end_eta * d_momentum
         d_end_carry, d_end_eta = _total(d_weights * momentum), _total(d_momentum * momentum)
         d_end_momentum = -_row_sum(moved * errors)
     return (
         _scaled(end_keep, d_weights),
         d_old,
-        (-d_inputs).astype(inputs.dtype),
-        (-d_errors).astype(errors.dtype),
+        d_inputs.astype(inputs.dtype),
+        d_errors.astype(errors.dtype),
         d_end_keep,
         d_end_carry,
         d_end_eta,
