@@ -188,11 +188,11 @@ def vmem_bytes(problem: Problem, cost: StepCost, groups: int) -> tuple[int, int]
     sums = _padded(
         tuple(jax.ShapeDtypeStruct(c.shape, accumulator_dtype(c.dtype)) for c in problem.consts)
     )
-    # In, out and saved are blocks, the running carry is scratch.
-    forward = groups * (2 * 3 * carry + carry + 2 * (x + y) + cost.temporaries)
-    # Saved and both cotangents are blocks; scratch has the running cotangent and the segment's carries.
+    # The saved carry is a block, the running one scratch; the first and the last stay in HBM.
+    forward = groups * (2 * carry + carry + 2 * (x + y) + cost.temporaries)
+    # Scratch has the running cotangent and the segment's carries but the first, which is the saved block.
     backward = groups * (
-        2 * 3 * carry + every * carry + 2 * every * (2 * x + y) + 2 * sums + cost.vjp_temporaries
+        2 * carry + every * carry + 2 * every * (2 * x + y) + 2 * sums + cost.vjp_temporaries
     )
     return 2 * consts + forward, 2 * consts + backward
 

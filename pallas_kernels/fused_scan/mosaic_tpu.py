@@ -32,7 +32,7 @@ Interpret = pltpu.InterpretParams | bool
 #: A kernel's references to blocks or scratch, one for each leaf.
 Refs = tuple[Any, ...]
 
-#: Blocks hold all rows and columns. A Python 0 would be an int64 under x64, which Mosaic refuses.
+#: Blocks hold all rows and columns. A Python integer would be an int64 under x64, which Mosaic refuses.
 ORIGIN = np.int32(0)
 
 
@@ -336,7 +336,7 @@ def _slices(refs: Refs, *index: Any) -> Refs:
 def _transfer(sources: Refs, targets: Refs, sems: Any) -> None:
     """Copies every leaf by DMA."""
     copies = [
-        pltpu.make_async_copy(source, target, sems.at[i])
+        pltpu.make_async_copy(source, target, sems.at[np.int32(i)])
         for i, (source, target) in enumerate(zip(sources, targets, strict=True))
     ]
     for copy in copies:

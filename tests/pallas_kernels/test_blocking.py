@@ -68,19 +68,19 @@ class TestTargetChip:
 
 class TestBudget:
     def test_tiles_are_padded(self):
-        # One tile of [8, 128] per leaf and group: carry 3 blocks + scratch, x and y one block each, doubled.
+        # One tile of [8, 128] per leaf and group: the saved carry, x and y (backward d_x too) doubled, and scratch.
         forward, backward = blocking.vmem_bytes(problem_of(1, 5), NO_COST, groups=2)
         tile = 8 * 128 * 4
-        assert forward == 2 * (7 + 4) * tile
-        assert backward == 2 * (7 + 6) * tile
+        assert forward == 2 * (3 + 4) * tile
+        assert backward == 2 * (3 + 6) * tile
 
     def test_segments_and_constants(self):
         problem = problem_of(8, 128, sharers=(1, 4), every=3)
         forward, backward = blocking.vmem_bytes(problem, NO_COST, groups=2)
         tile = 8 * 128 * 4
         constants = 2 * (1 + 2) * tile
-        assert forward == constants + 2 * (7 + 4) * tile
-        assert backward == constants + 2 * (6 + 3 + 6 * 3 + 2 * 2) * tile
+        assert forward == constants + 2 * (3 + 4) * tile
+        assert backward == constants + 2 * (2 + 3 + 6 * 3 + 2 * 2) * tile
 
     def test_16_bit_leaves_have_tiles_of_16_sublanes(self):
         problem = problem_of(8, 128)
