@@ -82,9 +82,9 @@ def train(
     eval_step = devices.in_turn(make_eval_step(graphdef))
     tokens_per_byte = text.train.target_tokens / text.train.target_bytes
 
-    with (
-        contextlib.ExitStack() as stack
-    ):  # closed however the run ends: a checkpoint being written is finished
+    # Kernels find the mesh in their context. The stack is closed however the run ends: a checkpoint being
+    # written is finished.
+    with jax.set_mesh(devices.mesh), contextlib.ExitStack() as stack:
         # Where the last run stopped.
         checkpoints = Checkpoints(
             folder / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints

@@ -1,9 +1,11 @@
 """Presets: the paper's sizes (§5.1), and one that trains in minutes on two CPU cores.
 
-Sizes are named by their parameters with a vocabulary of 32,000 and tied embeddings; a test holds every
-variant within 5 % of its name. Memory and attention heads have 128 features, because the matrix units of
-TPUs are 128 or 256 wide. The paper gives neither depths nor widths; layers and feed-forward widths here are
-those nearest to 8/3 of the model dimension that reach the size, so a variant with a larger mixer is less deep.
+Sizes are named by their parameters with a vocabulary of 32,000 and tied embeddings; a test holds every variant
+within 5 % of its name. The matrix units of TPUs are 128 or 256 wide, so attention heads have 128 features;
+memory heads have 256, and share an anchor among 256 tokens, because a chunk's products then fill the wider unit
+too, and hide the work on its state (experiments/kernel_report). The paper gives neither depths nor widths;
+layers and feed-forward widths here are those nearest to 8/3 of the model dimension that reach the size, so a
+variant with a larger mixer is less deep.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple, get_args
 from titans_jax.config import MemoryConfig, TitansConfig, Variant, require
 
 HEAD_DIM = 128
+MEMORY_HEAD_DIM = 256
 
 
 class Size(NamedTuple):
@@ -28,40 +31,40 @@ SIZES = {
     "170m": Size(
         768,
         {
-            "mac": (14, 2048),
-            "mag": (15, 1920),
-            "mal": (14, 2048),
-            "lmm": (18, 2048),
+            "mac": (14, 1920),
+            "mag": (15, 1792),
+            "mal": (14, 1920),
+            "lmm": (18, 1920),
             "transformer": (20, 2176),
         },
     ),
     "340m": Size(
         1024,
         {
-            "mac": (17, 2560),
-            "mag": (18, 2688),
-            "mal": (17, 2560),
-            "lmm": (22, 2688),
+            "mac": (17, 2432),
+            "mag": (18, 2560),
+            "mal": (17, 2432),
+            "lmm": (22, 2560),
             "transformer": (24, 2816),
         },
     ),
     "400m": Size(
         1024,
         {
-            "mac": (20, 2688),
-            "mag": (21, 2816),
-            "mal": (20, 2688),
-            "lmm": (26, 2688),
+            "mac": (20, 2560),
+            "mag": (21, 2688),
+            "mal": (20, 2560),
+            "lmm": (26, 2560),
             "transformer": (29, 2816),
         },
     ),
     "760m": Size(
         1536,
         {
-            "mac": (17, 4224),
-            "mag": (18, 4224),
-            "mal": (17, 4224),
-            "lmm": (23, 3968),
+            "mac": (17, 4096),
+            "mag": (18, 4096),
+            "mal": (17, 4096),
+            "lmm": (23, 3840),
             "transformer": (25, 4096),
         },
     ),
@@ -120,17 +123,16 @@ def _tiny() -> dict[str, Any]:
 
 def _paper(size: Size, variant: Variant) -> dict[str, Any]:
     layers, feed_forward = size.layers[variant]
-    heads = size.dim // HEAD_DIM
     return {
         "vocab_size": 32_000,
         "dim": size.dim,
         "num_layers": layers,
-        "num_heads": heads,
+        "num_heads": size.dim // HEAD_DIM,
         "window": 512,
         "segment": 512,
         "persistent_tokens": 16,
         "feed_forward": feed_forward,
-        "memory": MemoryConfig(num_heads=heads, chunk=128),
+        "memory": MemoryConfig(num_heads=size.dim // MEMORY_HEAD_DIM, chunk=256),
         "dtype": "bfloat16",
         "remat": True,
     }

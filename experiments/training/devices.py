@@ -45,6 +45,7 @@ def compiler_options() -> dict[str, str]:
 class DataParallel(NamedTuple):
     """Where the arrays of a training run live."""
 
+    mesh: jax.sharding.Mesh
     replicated: NamedSharding
     batch: NamedSharding
 
@@ -88,5 +89,5 @@ def data_parallel(sequences: int) -> DataParallel:
         )
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
     return DataParallel(
-        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     )

@@ -4,13 +4,18 @@ The carry (M, S, and the anchor where it is not simply M at the tile's start) st
 whole sequence, and every memory of the batch is a group of its own. The kernel's step is the same
 `tile_update` that other executions run; only the gates arrive as rows, because a column of scalars would
 cost 128 lanes each in the chip's memory, and are turned inside.
+
+A compiler cannot partition a kernel. Under a mesh (``jax.set_mesh``) it therefore runs in ``jax.shard_map``, the
+batch over the axes "data" and "fsdp" and the heads over "tensor", as far as they divide.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Float
 
 from pallas_kernels.fused_scan import fused_scan
@@ -148,17 +153,47 @@ def fused_chunk_scan(
     Returns:
         M and S after the last token, the anchor then, and the reads.
     """
+    scan = functools.partial(_scan_groups, network, read, bound_step, options)
+    arguments = (gain, carry, anchor, tokens, initial if tokens.reset is not None else None)
+    batch, heads = tokens.q.shape[2], tokens.q.shape[4]
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
+        return scan(*arguments)
+    b, h = _axes(mesh, BATCH_AXES, batch), _axes(mesh, HEAD_AXES, heads)
+    state, by_head = PartitionSpec(b, h), PartitionSpec(h)
+    matrices = PartitionSpec(None, None, b, None, h)
+    by_chunk = PartitionSpec(None, b)
+    specs = GridTokens(
+        matrices, matrices, matrices, matrices, PartitionSpec(None, None, b), by_chunk, by_chunk
+    )
+    return jax.shard_map(
+        scan,
+        in_specs=(by_head, state, state, specs, by_head),
+        out_specs=(state, state, matrices),
+    )(*arguments)
+
+
+#: Mesh axes over which sequences and heads are shared out.
+BATCH_AXES, HEAD_AXES = ("data", "fsdp"), ("tensor",)
+
+
+def _axes(mesh: AbstractMesh, names: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """Those of the mesh's axes among ``names`` that divide ``size`` together; none if they do not."""
+    present = tuple(name for name in names if name in mesh.axis_names)
+    count = math.prod(mesh.shape[name] for name in present)
+    return present if size % count == 0 else ()
+
+
+def _scan_groups(network, read, bound_step, options, gain, carry, anchor, tokens, initial):
+    """`fused_chunk_scan` on one device."""
     chunks, tiles, batch, length, heads, _ = tokens.q.shape
     settled = tokens.completed is None and tiles == 1
-    xs = grouped_tiles(tokens, read)
     start = FusedCarry(carry, None if settled else anchor)
-    step = functools.partial(fused_step, network, read, bound_step)
-    consts = FusedConstants(gain, initial if tokens.reset is not None else None)
     (state, anchor), y = fused_scan(
-        step,
-        consts,
+        functools.partial(fused_step, network, read, bound_step),
+        FusedConstants(gain, initial),
         jax.tree.map(lambda a: a.reshape(batch * heads, *a.shape[2:]), start),
-        xs,
+        grouped_tiles(tokens, read),
         **options,
     )
     y = y.reshape(batch, heads, chunks, tiles, length, -1).transpose(2, 3, 0, 4, 1, 5)

@@ -1,6 +1,9 @@
 """The memory in the kernel's body: interpreted for a TPU, against the scan over chunks in float32."""
 
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ from titans_jax.memory import Carry, Gates, MLPNetwork
 from titans_jax.memory.chunked import GridTokens, chunked_scan
 from titans_jax.memory.fused import fused_chunk_scan
 
+REPOSITORY = Path(__file__).parents[3]
 CHUNKS, BATCH, HEADS, TILE, WIDTH = 3, 2, 2, 8, 8
 
 PLAIN = {"network": MLPNetwork("mlp", 2, 2)}
@@ -104,3 +108,11 @@ def test_bfloat16_tokens_stay_near_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(actual[0])} == {jnp.dtype(jnp.float32)}
     tolerances.assert_close(actual, expected, tolerances.OUTPUT_BF16)
     tolerances.assert_close(narrow_gradients, gradients, tolerances.GRAD_BF16)
+
+
+@pytest.mark.parametrize("axis", ["data", "tensor"])
+def test_two_devices_share_sequences_or_heads(axis):
+    """In a process of its own, because this one has one device."""
+    command = [sys.executable, "-m", "tests.titans_jax.memory.on_two_devices", axis]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
