@@ -5,8 +5,10 @@ The VMEM budget, per group of a grid step:
 * every 2-D leaf is padded to tiles of 8 sublanes (32-bit; 16 sublanes for 16-bit) and 128 lanes;
 * blocks count twice, because the pipeline double-buffers them; scratch counts once;
 * the step's temporaries count as the most bytes alive at once in its jaxpr, backward in its VJP's.
-  Over seven shapes of a deep memory on v5e the least limit that compiles was blocks and scratch plus
-  at most 0.7 of that, so the budget errs to the safe side.
+  For a deep memory of 128 features at chunks of 128 and of 256 at 256, libtpu's allocation on v5e is blocks
+  and scratch plus 0.75 of that at most, so the budget errs to the safe side.
+
+Forward and backward are cut each for itself, as far as `GROUPS_PER_STEP` and the budget allow.
 
 The cost model behind the default of ``checkpoint_every``. A chunk takes the longer of its matmuls,
 at `UTILISATION` of the peak, and its HBM traffic (F, B: flops of the step and of its VJP; x, y, c:
@@ -16,14 +18,17 @@ bytes of a chunk's inputs, its outputs and the carry; e: checkpoint_every):
     backward   max(B + F (e - 1) / e, (2 x + y + c / e) / bandwidth)
 
 The least sum wins among the powers of two up to `MOST_UNROLLED` that fit VMEM and save at most
-`SAVED_BYTES_PER_FEATURE` for each token and feature of the widest streamed leaf.
+`SAVED_BYTES_PER_TOKEN`, a token being a row of the largest streamed leaf; where none saves so little,
+the one that saves least. The model errs towards saving: static schedules of a deep memory (v5e, 128
+features, 256 hidden, chunks of 128) are 7,794, 7,932, 7,971 and 8,383 bundles long, both passes, at 1, 2,
+4 and 8.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
+from typing import Literal as TypingLiteral
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +37,19 @@ from jax.extend.core import Jaxpr, Literal
 from pallas_kernels.fused_scan.jaxprs import called, equations
 from pallas_kernels.fused_scan.vjp import Problem, Shapes, UnsupportedError, accumulator_dtype
 
+Direction = TypingLiteral["forward", "backward"]
+
 MIB = 2**20
 #: Share of the matrix units' peak that a step's matmuls reach (static schedules: 0.4 to 0.8).
 UTILISATION = 0.5
-#: Budget of carries saved for backward: 4 KiB per token of a head of 128, about what the layer around it saves.
-SAVED_BYTES_PER_FEATURE = 32
+#: Budget of carries saved for backward, per group: a deep memory of 256 features at chunks of 256 stays within.
+SAVED_BYTES_PER_TOKEN = 8 * 2**10
 #: A segment's chunks are unrolled in the kernel, so that compile time grows with them.
 MOST_UNROLLED = 8
-#: Groups of one grid step: two shorten v5e's and v6e's schedule by 10 to 14 % per group, four hardly more.
-GROUPS_PER_STEP = 2
+#: Groups of one grid step by default, where they fit. Forward two fill each other's latency (a deep memory of 256
+#: features, 512 hidden, chunks of 256: 4,043 to 3,669 bundles a group on v6e, 8,676 to 8,618 on v5e); backward, whose
+#: chunks are long enough to fill it alone, they gain under a percent and double its VMEM.
+GROUPS_PER_STEP: dict[Direction, int] = {"forward": 2, "backward": 1}
 #: What XLA grants a kernel by default; a larger limit takes VMEM from the computations around it.
 DEFAULT_VMEM_LIMIT = 16 * MIB
 #: Left to the compiler: semaphores and its own scratch.
@@ -77,12 +86,15 @@ CHIPS = (
     Chip("v6e", ("TPU v6e", "TPU v6 lite"), 128 * MIB, 9.2e14, 1.64e12),
     Chip("TPU7x", ("TPU7x", "TPU7"), 64 * MIB, 1.155e15, 3.7e12),
 )
-UNKNOWN = CHIPS[1]
+#: What is assumed where nothing names the chip: what fits every TPU by default, and for a kernel asked for by name
+#: what fits any.
+SMALLEST = min(CHIPS, key=lambda chip: chip.vmem)
+LARGEST = max(CHIPS, key=lambda chip: chip.vmem)
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocking:
-    """How a kernel is cut.
+    """How one kernel is cut.
 
     Attributes:
         groups_per_step: groups of one grid step.
@@ -103,21 +115,29 @@ class StepCost:
     vjp_temporaries: int
 
 
-#: The blocking of a problem; raises `UnsupportedError`.
-Cut = Callable[[Problem], Blocking]
+class Cut(Protocol):
+    """The blocking of a problem; raises `UnsupportedError`."""
+
+    def __call__(self, problem: Problem, direction: Direction) -> Blocking:
+        """See `cut`."""
 
 
-def target_chip() -> tuple[Chip, bool]:
-    """The chip that is compiled for, and whether it is known.
+def target_chip(by_name: bool) -> tuple[Chip, bool]:
+    """The chip that is compiled for, and whether anything names it.
 
-    It is the device of the mesh in context where there is one (``jax.set_mesh`` with the devices of
-    a topology description, for a TPU that is absent), else this process's. Unknown: v5e.
+    It is the device of the mesh in context where there is one, else this process's. So to compile for
+    a TPU that is absent, lower under ``jax.set_mesh`` with the devices of its topology description;
+    otherwise the chip with the least VMEM is assumed.
+
+    Args:
+        by_name: whether the TPU's kernel was asked for; then the chip with the most VMEM is assumed,
+            for which it is refused only if it fits no TPU.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     for chip in CHIPS:
         if device.device_kind in chip.kinds:
             return dataclasses.replace(chip, cores=device.num_cores), True
-    return UNKNOWN, False
+    return (LARGEST if by_name else SMALLEST), False
 
 
 def step_cost(problem: Problem) -> StepCost:
@@ -131,7 +151,8 @@ def step_cost(problem: Problem) -> StepCost:
 def checkpoint_choices(problem: Problem, cost: StepCost, chip: Chip) -> list[int]:
     """Values of ``checkpoint_every`` from the best to the worst by the module docstring's model."""
     x, y, carry = (_bytes(s) for s in (problem.x, problem.y, problem.carry))
-    budget = SAVED_BYTES_PER_FEATURE * max(math.prod(s.shape) for s in problem.x)
+    tokens = max(problem.x, key=lambda s: math.prod(s.shape)).shape[0]
+    budget = SAVED_BYTES_PER_TOKEN * tokens
     rate = UTILISATION * chip.flops
 
     def rank(every):
@@ -145,56 +166,75 @@ def checkpoint_choices(problem: Problem, cost: StepCost, chip: Chip) -> list[int
     return sorted((p for p in powers if p <= problem.chunks), key=rank)
 
 
-def cut(problem: Problem, *, cost: StepCost, chip: Chip, groups_per_step: int | None) -> Blocking:
-    """Groups per grid step and the VMEM limit.
+def cut(
+    problem: Problem,
+    direction: Direction,
+    *,
+    cost: StepCost,
+    chip: Chip,
+    groups_per_step: int | None,
+) -> Blocking:
+    """Groups per grid step and the VMEM limit of one kernel.
 
     Args:
         problem: what to run.
-        cost: of its step.
+        direction: which kernel.
+        cost: of the problem's step.
         chip: what to run it on.
-        groups_per_step: None for as many as fit and leave every core a share.
+        groups_per_step: None for as many of `GROUPS_PER_STEP` as fit and leave every core a share.
 
     Raises:
         UnsupportedError: not even one group fits, or not as many as asked for.
     """
     if groups_per_step is None:
-        candidates = [p for p in range(GROUPS_PER_STEP, 0, -1) if _divides(problem, p, chip.cores)]
+        most = range(GROUPS_PER_STEP[direction], 0, -1)
+        candidates = [p for p in most if _divides(problem, p, chip.cores)]
     else:
         candidates = [groups_per_step]
     available = chip.vmem - VMEM_RESERVE
     for groups in candidates:
-        needed = max(vmem_bytes(problem, cost, groups))
+        needed = vmem_bytes(problem, cost, groups, direction)
         if needed <= available:
-            limit = min(chip.vmem, max(needed, DEFAULT_VMEM_LIMIT))
-            return Blocking(groups, limit)
-    forward, backward = vmem_bytes(problem, cost, candidates[-1])
+            return Blocking(groups, max(needed, min(chip.vmem, DEFAULT_VMEM_LIMIT)))
+    smaller_groups = "lower groups_per_step, " if groups > 1 else ""
+    smaller_segments = "lower checkpoint_every, " if problem.checkpoint_every > 1 else ""
     raise UnsupportedError(
-        f"fused_scan needs {forward / MIB:.1f} MiB of VMEM forward and {backward / MIB:.1f} MiB backward "
-        f"(groups_per_step={candidates[-1]}, checkpoint_every={problem.checkpoint_every}), but {chip.name} has "
-        f"{available / MIB:.1f} MiB. Make the carry ({_padded(problem.carry) / MIB:.1f} MiB) or the chunk "
-        f"({_padded(problem.x) / MIB:.1f} MiB of xs) smaller, lower groups_per_step or checkpoint_every, "
-        "or use implementation='xla'"
+        f"fused_scan's {direction} kernel needs {needed} bytes of VMEM (groups_per_step={groups}, "
+        f"checkpoint_every={problem.checkpoint_every}), and {chip.name} has {available}: "
+        f"{smaller_groups}{smaller_segments}make the carry ({_padded(problem.carry)} bytes in VMEM) or the chunk "
+        f"({_padded(problem.x)} bytes of xs) smaller, or use implementation='xla'. To compile for "
+        "another TPU than this process's, lower under jax.set_mesh with its devices"
     )
 
 
-def vmem_bytes(problem: Problem, cost: StepCost, groups: int) -> tuple[int, int]:
-    """VMEM of the forward and of the backward kernel, by the module docstring's budget."""
+def check(problem: Problem, cut: Cut) -> None:
+    """Raises UnsupportedError unless both kernels fit.
+
+    Args:
+        problem: what to run.
+        cut: for a chip.
+    """
+    cut(problem, "forward")
+    cut(problem, "backward")
+
+
+def vmem_bytes(problem: Problem, cost: StepCost, groups: int, direction: Direction) -> int:
+    """VMEM of a kernel by the module docstring's budget."""
     every = problem.checkpoint_every
     carry, x, y = (_padded(s) for s in (problem.carry, problem.x, problem.y))
     consts = sum(
         min(groups, sharers) * _padded((shape,))
         for shape, sharers in zip(problem.consts, problem.sharers, strict=True)
     )
+    # Blocks: the saved carry and what streams. Scratch: the running carry; backward its cotangent and the carries
+    # of a segment but the first. The first and last carries and their cotangents stay in HBM.
+    if direction == "forward":
+        return 2 * consts + groups * (2 * (carry + x + y) + carry + cost.temporaries)
     sums = _padded(
         tuple(jax.ShapeDtypeStruct(c.shape, accumulator_dtype(c.dtype)) for c in problem.consts)
     )
-    # The saved carry is a block, the running one scratch; the first and the last stay in HBM.
-    forward = groups * (2 * carry + carry + 2 * (x + y) + cost.temporaries)
-    # Scratch has the running cotangent and the segment's carries but the first, which is the saved block.
-    backward = groups * (
-        2 * carry + every * carry + 2 * every * (2 * x + y) + 2 * sums + cost.vjp_temporaries
-    )
-    return 2 * consts + forward, 2 * consts + backward
+    blocks = 2 * (carry + every * (2 * x + y) + sums)
+    return 2 * consts + groups * (blocks + every * carry + cost.vjp_temporaries)
 
 
 def check_groups_per_step(problem: Problem, groups_per_step: int) -> None:

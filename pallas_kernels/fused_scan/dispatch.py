@@ -56,23 +56,24 @@ def plan(
         choices = [min(checkpoint_every, problem.chunks)]
         if implementation == "xla":
             return dataclasses.replace(problem, checkpoint_every=choices[0]), BY_XLA
-    chip, is_tpu = blocking.target_chip()
+    chip, is_tpu = blocking.target_chip(by_name=implementation == "mosaic_tpu")
     cost = blocking.step_cost(problem)
     if checkpoint_every is None:
         choices = blocking.checkpoint_choices(problem, cost, chip)
     problems = [dataclasses.replace(problem, checkpoint_every=every) for every in choices]
     cut = functools.partial(blocking.cut, cost=cost, chip=chip, groups_per_step=groups_per_step)
+    fits = functools.partial(blocking.check, cut=cut)
     if implementation == "xla":
         return problems[0], BY_XLA
     if implementation == "mosaic_tpu":
-        return _first_supported(problems, cut), _by_mosaic(cut, interpret)
+        return _first_supported(problems, fits), _by_mosaic(cut, interpret)
     if implementation == "triton":
         return _first_supported(problems, triton_gpu.check), _by_triton(bool(interpret))
 
     kernels = {}
     problem = problems[0]
     try:
-        problem = _first_supported(problems, cut)
+        problem = _first_supported(problems, fits)
         kernels["tpu"] = _by_mosaic(cut, False)
     except UnsupportedError as error:
         _log_fallback(error, is_tpu)

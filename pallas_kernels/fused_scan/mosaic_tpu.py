@@ -5,9 +5,8 @@ backward, groups in parallel, chunks in order. The carry, and in backward its co
 VMEM scratch from a group's first chunk to its last; tokens, outputs and saved carries stream
 through blocks that the pipeline double-buffers. The first carry comes and the last one leaves by DMA:
 as blocks their copies to and from scratch, once a sequence, would be an eighth of the grid step's
-bundles. Everything that repeats within a grid step, the
-groups of ``groups_per_step`` and the chunks of a backward segment, is unrolled: independent groups
-then fill each other's latency.
+bundles. Everything that repeats within a grid step, the groups of ``groups_per_step`` and the chunks of
+a backward segment, is unrolled: independent groups then fill each other's latency.
 
 Layout. A block's last two axes are a leaf's rows and columns, padded to tiles of (8, 128) 32-bit
 words, so a column ``[R, 1]`` takes R x 128 words in HBM and in VMEM: pass per-token scalars as rows
@@ -57,7 +56,7 @@ def forward(
         cut: gives the groups per grid step and the VMEM limit.
         interpret: see `Interpret`.
     """
-    blocking = cut(problem)
+    blocking = cut(problem, "forward")
     groups, every = blocking.groups_per_step, problem.checkpoint_every
     last = problem.chunks - 1
 
@@ -143,7 +142,7 @@ def backward(
         cut: gives the groups per grid step and the VMEM limit.
         interpret: see `Interpret`.
     """
-    blocking = cut(problem)
+    blocking = cut(problem, "backward")
     groups, every = blocking.groups_per_step, problem.checkpoint_every
     last = problem.segments - 1
     ragged = problem.chunks % every != 0

@@ -56,37 +56,43 @@ def problem_of(rows, columns, groups=4, chunks=8, sharers=(), every=1):
 NO_COST = StepCost(0, 0, 0, 0)
 
 
+def budget(problem, direction, groups=1):
+    return blocking.vmem_bytes(problem, NO_COST, groups, direction)
+
+
 class TestTargetChip:
     def test_mesh_of_an_absent_tpu(self):
         with target("TPU v5", cores=2):
-            chip, known = blocking.target_chip()
+            chip, known = blocking.target_chip(by_name=False)
         assert (chip.name, chip.cores, known) == ("v5p", 2, True)
 
-    def test_unknown_is_v5e(self):
-        assert blocking.target_chip() == (V5E, False)
+    def test_unknown_has_the_least_vmem_unless_the_kernel_was_asked_for(self):
+        least, most = (blocking.target_chip(by_name=by_name) for by_name in (False, True))
+        assert least == (V4, False)
+        assert (most[0].vmem, most[1]) == (max(chip.vmem for chip in CHIPS), False)
 
 
 class TestBudget:
+    TILE = 8 * 128 * 4
+
     def test_tiles_are_padded(self):
-        # One tile of [8, 128] per leaf and group: the saved carry, x and y (backward d_x too) doubled, and scratch.
-        forward, backward = blocking.vmem_bytes(problem_of(1, 5), NO_COST, groups=2)
-        tile = 8 * 128 * 4
-        assert forward == 2 * (3 + 4) * tile
-        assert backward == 2 * (3 + 6) * tile
+        # One tile per leaf and group: the saved carry, x and y are blocks, doubled, and the carry is scratch.
+        problem = problem_of(1, 5)
+        assert budget(problem, "forward", groups=2) == 2 * (2 * 3 + 1) * self.TILE
+        assert budget(problem, "backward", groups=2) == 2 * (2 * 4 + 1) * self.TILE
 
     def test_segments_and_constants(self):
         problem = problem_of(8, 128, sharers=(1, 4), every=3)
-        forward, backward = blocking.vmem_bytes(problem, NO_COST, groups=2)
-        tile = 8 * 128 * 4
-        constants = 2 * (1 + 2) * tile
-        assert forward == constants + 2 * (3 + 4) * tile
-        assert backward == constants + 2 * (2 + 3 + 6 * 3 + 2 * 2) * tile
+        constants = 2 * (1 + 2) * self.TILE
+        assert budget(problem, "forward", groups=2) == constants + 2 * (2 * 3 + 1) * self.TILE
+        backward = constants + 2 * (2 * (1 + 3 * 3 + 2) + 3) * self.TILE
+        assert budget(problem, "backward", groups=2) == backward
 
     def test_16_bit_leaves_have_tiles_of_16_sublanes(self):
         problem = problem_of(8, 128)
         narrow = tuple(jax.ShapeDtypeStruct(s.shape, jnp.bfloat16) for s in problem.x)
         same = dataclasses.replace(problem, x=narrow)
-        assert blocking.vmem_bytes(same, NO_COST, 1) == blocking.vmem_bytes(problem, NO_COST, 1)
+        assert budget(same, "forward") == budget(problem, "forward")
 
     def test_cost_of_a_step(self):
         matrix = jax.ShapeDtypeStruct((128, 128), jnp.float32)
@@ -112,10 +118,8 @@ class TestBudget:
         )
         monkeypatch.setattr(blocking, "DEFAULT_VMEM_LIMIT", 0)
         compile_for("v5e", outputs_and_gradients(fused), *args)
-        budget = blocking.vmem_bytes
-        monkeypatch.setattr(
-            blocking, "vmem_bytes", lambda *a: tuple(size // 4 for size in budget(*a))
-        )
+        whole = blocking.vmem_bytes
+        monkeypatch.setattr(blocking, "vmem_bytes", lambda *a: whole(*a) // 4)
         with pytest.raises(jax.errors.JaxRuntimeError, match="vmem"):
             compile_for("v5e", outputs_and_gradients(fused), *args)
 
@@ -132,28 +136,31 @@ class TestChoices:
         assert blocking.checkpoint_choices(problem_of(8, 128), NO_COST, self.CHIP)[0] == 8
 
     def test_no_more_is_saved_than_the_budget(self, monkeypatch):
-        monkeypatch.setattr(blocking, "SAVED_BYTES_PER_FEATURE", 1)
-        cost = StepCost(10**9, 3 * 10**9, 0, 0)  # a carry has 4 bytes for each feature
+        monkeypatch.setattr(blocking, "SAVED_BYTES_PER_TOKEN", 128)
+        cost = StepCost(10**9, 3 * 10**9, 0, 0)  # a row of the carry has 512 bytes
         choices = blocking.checkpoint_choices(problem_of(8, 128), cost, self.CHIP)
         assert choices == [4, 8, 2, 1]
 
-    def test_two_groups_per_step_where_they_fit(self):
-        cut = functools.partial(blocking.cut, cost=NO_COST, groups_per_step=None)
-        assert cut(problem_of(512, 512), chip=V5E).groups_per_step == 2
-        assert cut(problem_of(512, 512), chip=V4).groups_per_step == 1
-        assert cut(problem_of(8, 128, groups=3), chip=V5E).groups_per_step == 1
+    def test_two_groups_forward_and_one_backward_where_they_fit(self):
+        assert self.groups(problem_of(512, 512), V5E) == [2, 1]
+        assert self.groups(problem_of(768, 512), V4) == [1, 1]
+        assert self.groups(problem_of(8, 128, groups=3), V5E) == [1, 1]
 
     def test_every_core_has_a_step(self):
-        cut = functools.partial(blocking.cut, cost=NO_COST, groups_per_step=None)
         two_cores = dataclasses.replace(V5P, cores=2)
-        assert cut(problem_of(8, 128, groups=2), chip=two_cores).groups_per_step == 1
+        assert self.groups(problem_of(8, 128, groups=2), two_cores) == [1, 1]
+
+    @staticmethod
+    def groups(problem, chip):
+        cut = functools.partial(blocking.cut, cost=NO_COST, chip=chip, groups_per_step=None)
+        return [cut(problem, d).groups_per_step for d in ("forward", "backward")]
 
     def test_limit_is_the_need_between_the_default_and_the_chip(self):
         cut = functools.partial(blocking.cut, cost=NO_COST, chip=V5E, groups_per_step=None)
-        assert cut(problem_of(8, 128)).vmem_limit_bytes == blocking.DEFAULT_VMEM_LIMIT
-        large = problem_of(1024, 512)
-        needed = max(blocking.vmem_bytes(large, NO_COST, 2))
-        assert cut(large).vmem_limit_bytes == needed > blocking.DEFAULT_VMEM_LIMIT
+        assert cut(problem_of(8, 128), "forward").vmem_limit_bytes == blocking.DEFAULT_VMEM_LIMIT
+        large = problem_of(1024, 1024)
+        needed = budget(large, "forward", groups=2)
+        assert cut(large, "forward").vmem_limit_bytes == needed > blocking.DEFAULT_VMEM_LIMIT
 
 
 class TestRefusal:
@@ -167,8 +174,8 @@ class TestRefusal:
     def test_named_kernel_says_what_is_needed_what_there_is_and_what_to_do(self):
         fused = functools.partial(fused_scan, sum_step, (), implementation="mosaic_tpu")
         message = (
-            r"needs \d+\.\d MiB of VMEM forward and \d+\.\d MiB backward .*but v4 has 15\.0 MiB"
-            r".*smaller.*implementation='xla'"
+            r"forward kernel needs \d+ bytes of VMEM .*v4 has 15728640: make the carry \(4194304 bytes"
+            r".*smaller, or use implementation='xla'"
         )
         with target("TPU v4"), pytest.raises(UnsupportedError, match=message):
             jax.eval_shape(fused, *self.too_large())
@@ -180,15 +187,16 @@ class TestRefusal:
         assert "pallas_call" not in str(jaxpr)
         [record] = caplog.records
         assert record.levelno == logging.WARNING
-        assert "XLA runs instead: fused_scan needs" in record.message
+        assert "XLA runs instead: fused_scan's forward kernel needs" in record.message
 
     def test_smaller_segments_come_before_a_refusal(self):
-        # A budget that prefers long segments, on a chip where only short ones fit.
-        problems = [problem_of(512, 512, every=every) for every in (8, 1)]
-        cut = functools.partial(blocking.cut, cost=NO_COST, chip=V4, groups_per_step=None)
-        with pytest.raises(UnsupportedError):
-            cut(problems[0])
-        assert cut(problems[1]).groups_per_step == 1
+        # Bound by memory, long segments are the fastest; a step of no work at all is.
+        carry, xs = (jax.ShapeDtypeStruct((4, *n, 512, 512), jnp.float32) for n in ((), (8,)))
+        fused = functools.partial(fused_scan, sum_step, (), implementation="mosaic_tpu")
+        with target("TPU v5e"):
+            assert "f32[4,1,512,512]" in str(jax.make_jaxpr(jax.vjp, 0)(fused, carry, xs))
+        with target("TPU v4"):
+            assert "f32[4,1,512,512]" not in str(jax.make_jaxpr(jax.vjp, 0)(fused, carry, xs))
 
     def test_compiles_after_it_falls_back(self):
         shapes = self.too_large()
