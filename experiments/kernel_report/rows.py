@@ -4,7 +4,6 @@ Per chunk of one head (a grid step's figures over its chunks and groups):
 
     bundles            VLIW bundles of the kernel's final schedule, one pass of its grid loop (schedule.py)
     cycles             the same with the cycles in which the schedule only waits for results
-    conditional        bundles, of those, that only some grid steps execute (a sequence's first and last)
     bound_cycles       the matmuls of the memory's algebra at the matrix units' speed (matmuls.py, chips.py)
     utilisation        bound_cycles / bundles; utilisation_with_waits: bound_cycles / cycles
     matrix_cycles      cycles of the matrix units, by the compiler's count of the kernel's slots
@@ -43,7 +42,7 @@ from experiments.kernel_report.shapes import GROUPS, MemoryShape
 DIRECTIONS = ("forward", "backward")
 Row = dict[str, Any]
 
-_PER_STEP = ("bundles", "cycles", "conditional", "matrix_cycles", "spill_stores", "spill_loads")
+_PER_STEP = ("bundles", "cycles", "matrix_cycles", "spill_stores", "spill_loads")
 #: Figures that a row has whether or not its kernel compiled; None where there is none.
 KEYS = (
     *("topology", "d_head", "depth", "expansion", "chunk", "direction"),
@@ -58,7 +57,6 @@ KEYS = (
     *(
         "cycles",
         "utilisation_with_waits",
-        "conditional",
         "matrix_cycles",
         "matrix_slots_used",
         "slots_used",

@@ -17,8 +17,7 @@ One pass of the grid loop, the rule: a kernel's grid is one loop (Mosaic flatten
 fill and drain the pipeline of copies). Counted is every bundle from the loop's label to its closing branch and
 the branch's shadow, times the trip counts of inner loops around it (the constant in a loop's exit test). Bundles before
 and after the loop are not counted: they run once per call. Regions that only some steps execute (``pl.when``: loading
-the carry on the first step, say) are counted as if every step did; ``conditional`` says how many bundles that
-concerns. Give a program at least two grid steps: a grid of one step is no loop, and all its bundles are counted.
+the carry on the first step, say) are counted as if every step did. Give a program at least two grid steps: a grid of one step is no loop, and all its bundles are counted.
 """
 
 import dataclasses
@@ -43,7 +42,6 @@ class Schedule:
         kernel: the custom call's name.
         bundles: of the final schedule.
         cycles: the same with waiting cycles.
-        conditional: bundles (of ``bundles``) that only some grid steps execute.
         matrix_cycles: cycles in which the matrix units would be done if all were always busy, by the
             compiler's count of their slots.
         matrix_slots_used: share of the final schedule's matrix-unit slots in use.
@@ -55,7 +53,6 @@ class Schedule:
     kernel: str
     bundles: int
     cycles: int
-    conditional: int
     matrix_cycles: float
     matrix_slots_used: float
     slots_used: dict[str, float]
@@ -126,9 +123,6 @@ def count(kernel: str, final: str, final_slots: str, waiting: str, waiting_slots
         kernel=kernel,
         bundles=bundles,
         cycles=cycles,
-        conditional=sum(
-            w for w, c in zip(final_weights, _conditional(kernel, final_bundles), strict=True) if c
-        ),
         matrix_cycles=total(used, weights, MATRIX) / used.capacity[MATRIX],
         matrix_slots_used=total(final_used, final_weights, MATRIX)
         / (bundles * final_used.capacity[MATRIX]),
@@ -238,20 +232,3 @@ def _loops(kernel: str, bundles: list[_Bundle]) -> list[_Loop]:
             " bounds from 0, or unroll it"
         )
     return sorted(loops, key=lambda loop: loop.start)
-
-
-def _conditional(kernel: str, bundles: list[_Bundle]) -> list[bool]:
-    """Whether a bundle lies in a region under a condition of the kernel's own.
-
-    A forward branch opens a region that the next "predicated region fallthrough" label closes. The outermost
-    region is the pipeline's: in the first and last iteration there are copies but nothing to compute.
-    """
-    closing = {loop.branch for loop in _loops(kernel, bundles)}
-    open_regions, inside = 0, []
-    for i, bundle in enumerate(bundles):
-        if bundle.label == "PF":
-            open_regions = max(0, open_regions - 1)
-        inside.append(bundle.depth > 0 and open_regions > 1)
-        if _BRANCH.search(bundle.text) and i not in closing:
-            open_regions += 1
-    return inside

@@ -61,12 +61,6 @@ class TestBundles:
         assert thrice.matrix_cycles == 3 * once.matrix_cycles == unrolled.matrix_cycles
         assert 2 < thrice.bundles / once.bundles < 3
 
-    def test_what_only_the_first_step_does_is_told_apart(self):
-        kernel = schedule("resident", V5E, megabytes=1)
-        cleared = 2**20 // (4 * 8 * 128)  # one store each
-        assert kernel.conditional >= cleared
-        assert kernel.bundles - kernel.conditional < cleared / 4
-
 
 class TestCount:
     def test_of_a_schedule_written_by_hand(self):
