@@ -15,9 +15,10 @@ The report's ``bundles`` are those of the final schedule; ``cycles`` stand besid
 
 One pass of the grid loop, the rule: a kernel's grid is one loop (Mosaic flattens it and adds two iterations that
 fill and drain the pipeline of copies). Counted is every bundle from the loop's label to its closing branch and
-the branch's shadow, times the trip counts of inner loops around it (the constant in a loop's exit test). Bundles before
-and after the loop are not counted: they run once per call. Regions that only some steps execute (``pl.when``: loading
-the carry on the first step, say) are counted as if every step did. Give a program at least two grid steps: a grid of one step is no loop, and all its bundles are counted.
+the branch's shadow, times the trip counts of inner loops around it (the constant in a loop's exit test). Bundles
+before and after the loop are not counted: they run once per call. Regions that only some steps execute
+(``pl.when``: loading the carry on the first step, say) are counted as if every step did. Give a program at least
+two grid steps: a grid of one step is no loop, and all its bundles are counted.
 """
 
 import dataclasses

@@ -50,13 +50,13 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 )
 
 LEGEND = """\
-bundles: of the final schedule, one pass of the kernel's grid loop. bound: cycles of the memory's matmuls if all matrix
-units of a core were always busy (backward: three times forward). of bound: bound / bundles. with waits: bundles and the
-cycles in which the schedule waits for a result. matrix slots: the compiler's count of those in use. spills: vector registers stored.
-HBM B/token: by the block specs, saved carries included. compulsory: every argument and result once, without padding.
-HBM time: at the chip's bandwidth, over the time of the bundles. XLA / kernel: the compiler's estimate for the same step
-under lax.scan, over bundles; both passes: forward and backward together. error / XLA's: error against a float64
-oracle, over that of XLA at default precision."""
+bundles: of the final schedule, one pass of the kernel's grid loop. bound: cycles of the memory's matmuls if all
+matrix units of a core were always busy (backward: three times forward). of bound: bound / bundles. with waits:
+bundles and the cycles in which the schedule waits for a result. matrix slots: the compiler's count of those in use.
+spills: vector registers stored. HBM B/token: by the block specs, saved carries included. compulsory: every argument
+and result once, without padding. HBM time: at the chip's bandwidth, over the time of the bundles. XLA / kernel: the
+compiler's estimate for the same step under lax.scan, over bundles; both passes: forward and backward together. error
+/ XLA's: error against a float64 oracle, over that of XLA at default precision."""
 
 
 def versions() -> str:
