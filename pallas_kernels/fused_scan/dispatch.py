@@ -66,36 +66,45 @@ def plan(
     if implementation == "xla":
         return problems[0], BY_XLA
     if implementation == "mosaic_tpu":
-        return _first_supported(problems, fits), _by_mosaic(cut, interpret)
+        return _supported(problems, fits)[0], _by_mosaic(cut, interpret)
     if implementation == "triton":
-        return _first_supported(problems, triton_gpu.check), _by_triton(bool(interpret))
+        return _for_triton(problems)[0], _by_triton(bool(interpret))
 
+    # One choice of segments for all platforms, since they share what is saved: each keeps what it supports. What
+    # is lowered where a GPU is, is for the GPU.
     kernels = {}
-    problem = problems[0]
-    try:
-        problem = _first_supported(problems, fits)
-        kernels["tpu"] = _by_mosaic(cut, False)
-    except UnsupportedError as error:
-        _log_fallback(error, is_tpu)
     if not is_tpu:
         try:
-            triton_gpu.check(problem)
+            problems = _for_triton(problems)
             kernels["cuda"] = _by_triton(False)
         except UnsupportedError as error:
             _log_fallback(error, jax.default_backend() == "gpu")
-    return problem, _by_platform(BY_XLA, kernels)
+    try:
+        problems = _supported(problems, fits)
+        kernels["tpu"] = _by_mosaic(cut, False)
+    except UnsupportedError as error:
+        _log_fallback(error, is_tpu)
+    return problems[0], _by_platform(BY_XLA, kernels)
 
 
-def _first_supported(problems: list[Problem], check: Callable[[Problem], Any]) -> Problem:
-    """The first problem that passes the check; its last error where none does."""
+def _supported(problems: list[Problem], check: Callable[[Problem], Any]) -> list[Problem]:
+    """The problems that pass the check, at least one; raises the last error where none does."""
+    passing = []
     for problem in problems:
         try:
             check(problem)
         except UnsupportedError as error:
             refusal = error
         else:
-            return problem
-    raise refusal
+            passing.append(problem)
+    if not passing:
+        raise refusal
+    return passing
+
+
+def _for_triton(problems: list[Problem]) -> list[Problem]:
+    triton_gpu.check_step(problems[0])
+    return _supported(problems, triton_gpu.check_carry)
 
 
 def _log_fallback(error: UnsupportedError, is_target: bool) -> None:

@@ -4,8 +4,8 @@ A program loops over its group's chunks with the carry in registers; backward it
 in reverse with the carry's cotangent, and the float32 sums for the constants, in registers. A
 segment's chunks are unrolled, because registers have no dynamic index.
 
-Triton wants every array's sides to be powers of two and every side of a matmul at least 16; it has
-no slices and no general concatenation. `unsupported` finds what breaks this before lowering.
+Triton wants every array's sides to be powers of two and every side of a matmul at least 16 and its operands
+of one dtype; it has no slices and no general concatenation. `check_step` finds what breaks this before lowering.
 """
 
 import math
@@ -37,8 +37,8 @@ WARPS = 8
 ORIGIN = np.int32(0)
 
 
-def check(problem: Problem) -> None:
-    """Raises `UnsupportedError` where Triton cannot run a problem."""
+def check_carry(problem: Problem) -> None:
+    """Raises `UnsupportedError` where registers cannot hold what backward keeps of the carry."""
     carry = sum(math.prod(s.shape) * s.dtype.itemsize for s in problem.carry)
     copies = problem.checkpoint_every + 2
     if copies * carry > REGISTER_FILE:
@@ -47,6 +47,10 @@ def check(problem: Problem) -> None:
             f"{problem.checkpoint_every}, its cotangent and the next one), {copies * carry} bytes, but the register "
             f"file has {REGISTER_FILE}: make the carry or checkpoint_every smaller, or use implementation='xla'"
         )
+
+
+def check_step(problem: Problem) -> None:
+    """Raises `UnsupportedError` where Triton lacks what the step or its VJP does."""
     primals = (problem.consts, problem.carry, problem.x)
     step = jax.make_jaxpr(problem.step)(*primals).jaxpr
     vjp = jax.make_jaxpr(problem.step_vjp)(*primals, problem.carry, problem.y).jaxpr
@@ -70,6 +74,9 @@ def _unsupported_operation(jaxpr: Jaxpr) -> str | None:
             shapes = [a.shape for a in operands]
             if min(side for shape in shapes for side in shape) < LEAST_MATMUL:
                 return f"a matmul of shapes {shapes[0]} and {shapes[1]} has a side below {LEAST_MATMUL}"
+            left, right = (a.dtype for a in operands)
+            if left != right:
+                return f"a matmul has operands of {left} and {right}: cast them to one dtype"
         if eqn.primitive.name in ("slice", "dynamic_slice", "gather", "scatter", "pad"):
             return f"the step uses {eqn.primitive}, which Triton lacks: select with a mask and sum"
     return None

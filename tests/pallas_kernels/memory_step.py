@@ -1,69 +1,75 @@
-"""The deep memory's `chunk_update` as a step of `fused_scan`, from gates that stream as rows."""
+"""The memory's own step of a kernel, `titans_jax.memory.fused.fused_step`, with its arguments."""
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from titans_jax.memory.chunk import Carry, Tile, chunk_update
-from titans_jax.memory.gates import TileGates, column
+from titans_jax.memory.chunk import Carry
+from titans_jax.memory.fused import FusedCarry, FusedConstants, FusedTile, fused_step
 from titans_jax.memory.networks import MLPNetwork
 
 
-def memory_step(network):
-    """A step without consts: x has q, k, v ``[R, K]`` and rows keep, eta (log sums), theta ``[1, R]``."""
-
-    def step(consts, carry, x):
-        keep, eta, theta = x["keep"], x["eta"], x["theta"]
-        keep_col = column(keep)  # [R, 1]
-        gates = TileGates(
-            keep_row=keep,
-            keep_col=keep_col,
-            keep_end=_end(keep),
-            read_keep_col=keep_col,
-            eta_row=eta,
-            eta_col=column(eta),
-            eta_end=_end(eta),
-            theta_row=theta,
-            theta_col=column(theta),
-            moves_row=None,
-            moves_col=None,
-        )
-        return chunk_update(network, None, carry, Tile(x["q"], x["k"], x["v"], gates))
-
-    return step
+def memory_step(network: MLPNetwork):
+    """The step of a memory that reads after its write, as in the presets."""
+    return functools.partial(fused_step, network, "after", not network.linear)
 
 
-def memory_shapes(network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.bfloat16):
-    """Shapes of the carry and of xs for `memory_step`."""
-    rows = jax.ShapeDtypeStruct((groups, chunks, 1, length), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((groups, chunks, length, head_dim), dtype)
-    weights: Any = tuple(
-        jax.ShapeDtypeStruct((groups, *shape), jnp.float32) for shape in network.shapes(head_dim)
+def memory_shapes(
+    network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.bfloat16, flags=False
+):
+    """Shapes of consts, carry and xs for `memory_step`.
+
+    Args:
+        network: the memory network.
+        groups, chunks: G and N.
+        length: tokens of a chunk.
+        head_dim: features.
+        dtype: of the tokens.
+        flags: with masks, resets, and an anchor of its own.
+    """
+
+    def array(*shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    tokens = array(groups, chunks, length, head_dim, dtype=dtype)
+    row, flag = array(groups, chunks, 1, length), array(groups, chunks, 1, 1)
+    weights, start = (
+        tuple(array(g, *shape) for shape in network.shapes(head_dim)) for g in (groups, 1)
     )
-    names = {"q": tokens, "k": tokens, "v": tokens, "keep": rows, "eta": rows, "theta": rows}
-    return Carry(weights, weights), names
+    tile = FusedTile(tokens, tokens, tokens, row, None, row, row, None, None, None)
+    if not flags:
+        return FusedConstants(None, None), FusedCarry(Carry(weights, weights), None), tile
+    return (
+        FusedConstants(None, Carry(start, start)),
+        FusedCarry(Carry(weights, weights), weights),
+        tile._replace(moves=row, reset=flag, settles=flag),
+    )
 
 
 def memory_inputs(network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.float32):
-    """Random carry and xs of the shapes above, with gates inside (0, 1)."""
-    carry, xs = memory_shapes(network, groups, chunks, length, head_dim, dtype)
-    keys = iter(jax.random.split(jax.random.key(0), 20))
+    """Random arguments of the shapes above, with gates inside (0, 1) and documents that start."""
+    shapes = memory_shapes(network, groups, chunks, length, head_dim, dtype, flags=True)
+    leaves, structure = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
 
-    def draw(shape, scale):
-        return (scale * jax.random.normal(next(keys), shape.shape)).astype(shape.dtype)
+    def draw(key, shape):
+        return (0.3 * jax.random.normal(key, shape.shape, jnp.float32)).astype(shape.dtype)
 
-    carry = jax.tree.map(lambda s: draw(s, 0.1), carry)
-    for name in ("q", "k", "v"):
-        xs[name] = draw(xs[name], head_dim**-0.5)
-    for name in ("keep", "eta"):
-        gate = jax.nn.sigmoid(draw(xs[name], 1.0) + 2.0)
-        xs[name] = jnp.cumsum(jnp.log(gate), axis=-1, dtype=jnp.float32)
-    xs["theta"] = 0.5 / length * jax.nn.sigmoid(draw(xs["theta"], 1.0))
-    return carry, xs
+    consts, carry, tile = jax.tree.unflatten(structure, map(draw, keys, leaves))
 
+    def sums(x):
+        return jnp.cumsum(jax.nn.log_sigmoid(x + 2.0), axis=-1)
 
-def _end(row):
-    """The last entry of a row, ``[1, 1]``, by a masked sum: the common subset has no slices."""
-    lane = jax.lax.broadcasted_iota(jnp.int32, row.shape, 1)  # [1, R]
-    return jnp.sum(jnp.where(lane == row.shape[1] - 1, row, 0.0), axis=1, keepdims=True)
+    return (
+        consts,
+        carry,
+        tile._replace(
+            keep=sums(tile.keep),
+            eta=sums(tile.eta),
+            theta=jax.nn.sigmoid(tile.theta) / length,
+            moves=(tile.moves > -0.3).astype(jnp.float32),
+            reset=(tile.reset > 0.0).astype(jnp.float32),
+            settles=(tile.settles > 0.0).astype(jnp.float32),
+        ),
+    )

@@ -112,7 +112,7 @@ class TestBudget:
 
     def test_compiler_is_content_with_the_budget_and_not_with_less(self, monkeypatch):
         network = MLPNetwork("mlp", 2, 2)
-        args = (), *memory_shapes(network, groups=2, chunks=2, length=64, head_dim=64)
+        args = memory_shapes(network, groups=2, chunks=2, length=64, head_dim=64)
         fused = functools.partial(
             fused_scan, memory_step(network), implementation="mosaic_tpu", groups_per_step=1
         )

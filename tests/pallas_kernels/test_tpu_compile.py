@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from pallas_kernels import fused_scan
+from pallas_kernels.fused_scan.vjp import UnsupportedError
 from tests.pallas_kernels.memory_step import memory_shapes, memory_step
 from tests.pallas_kernels.toy_step import outputs_and_gradients, toy_inputs, toy_step
 from tests.pallas_kernels.tpu_compile import TOPOLOGIES, compile_for
@@ -32,10 +33,26 @@ class TestEveryChip:
         options = {"checkpoint_every": 2, "groups_per_step": 3}
         assert has_kernels(compiled(chip, toy_step, *toy_inputs(), **options))
 
-    def test_deep_memory(self, chip):
+    @pytest.mark.parametrize(
+        ("head_dim", "length"), [(128, 128), pytest.param(256, 32, marks=pytest.mark.slow)]
+    )
+    def test_deep_memory(self, chip, head_dim, length):
         network = MLPNetwork("mlp", 2, 2)
-        shapes = memory_shapes(network, groups=2, chunks=2, length=128, head_dim=128)
-        assert has_kernels(compiled(chip, memory_step(network), (), *shapes))
+        args = memory_shapes(network, groups=1, chunks=2, length=length, head_dim=head_dim)
+        assert has_kernels(compiled(chip, memory_step(network), *args))
+
+
+class TestDeepMemory:
+    def test_masks_resets_and_an_anchor(self):
+        network = MLPNetwork("mlp", 2, 2)
+        args = memory_shapes(network, 2, 2, length=32, head_dim=128, flags=True)
+        assert has_kernels(compiled("v5e", memory_step(network), *args))
+
+    def test_too_large_is_refused_before_it_is_compiled(self):
+        network = MLPNetwork("mlp", 2, 4)
+        args = memory_shapes(network, groups=2, chunks=2, length=256, head_dim=256)
+        with pytest.raises(UnsupportedError, match=r"needs \d+ bytes of VMEM .*, and v4 has \d+"):
+            compiled("v4", memory_step(network), *args, implementation="mosaic_tpu")
 
 
 class TestTransformations:

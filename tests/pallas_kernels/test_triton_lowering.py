@@ -39,18 +39,29 @@ class TestLowering:
     def test_default_for_a_gpu(self):
         assert kernels(lowered(toy_step, *toy_inputs())) == 2
 
-    @pytest.mark.parametrize(
-        ("depth", "expansion", "head_dim"),
-        [(1, 1, 32), (2, 1, 32), (1, 1, 64), (2, 1, 64), (3, 1, 32)],
-    )
-    def test_deep_memory(self, depth, expansion, head_dim):
-        network = MLPNetwork("mlp", depth, expansion)
-        shapes = memory_shapes(network, groups=2, chunks=2, length=32, head_dim=head_dim)
-        assert kernels(lowered(memory_step(network), (), *shapes)) == 2
+    @pytest.mark.parametrize("length", [16, 64])
+    @pytest.mark.parametrize(("depth", "head_dim"), [(1, 32), (2, 32), (1, 64), (2, 64)])
+    def test_deep_memory(self, depth, head_dim, length):
+        network = MLPNetwork("mlp", depth, 1)
+        args = memory_shapes(network, groups=2, chunks=9, length=length, head_dim=head_dim)
+        assert kernels(lowered(memory_step(network), *args)) == 2
 
-    def test_deep_memory_equals_scan_in_interpret_mode(self):
+    def test_masks_resets_and_an_anchor(self):
+        network = MLPNetwork("mlp", 2, 1)
+        args = memory_shapes(network, 2, 3, length=16, head_dim=32, flags=True)
+        assert kernels(lowered(memory_step(network), *args)) == 2
+
+    def test_segments_are_those_that_fit(self):
+        # Bound by memory it would save every eighth carry, of which registers cannot hold as many.
+        carry, xs = jnp.ones((2, 64, 128), jnp.float32), jnp.ones((2, 9, 64, 128), jnp.float32)
+        module = lowered(lambda consts, carry, x: (carry + x, x), (), carry, xs)
+        assert kernels(module) == 2
+
+
+class TestDeepMemory:
+    def test_equals_scan_in_interpret_mode(self):
         network = MLPNetwork("mlp", 2, 2)
-        args = (), *memory_inputs(network, groups=2, chunks=3, length=16, head_dim=16)
+        args = memory_inputs(network, groups=2, chunks=3, length=16, head_dim=16)
         step = memory_step(network)
         fused = functools.partial(fused_scan, step, implementation="triton", interpret=True)
         actual = outputs_and_gradients(fused)(*args)
@@ -78,6 +89,11 @@ class TestRefusal:
 
         with pytest.raises(UnsupportedError, match=message):
             run(step, implementation="triton", **options)
+
+    def test_matmul_of_two_dtypes(self):
+        args = toy_inputs(dtype=jnp.bfloat16)
+        with pytest.raises(UnsupportedError, match="operands of bfloat16 and float32: cast"):
+            jax.eval_shape(functools.partial(fused_scan, toy_step, implementation="triton"), *args)
 
     def test_slices(self):
         with pytest.raises(UnsupportedError, match="the step uses slice, which Triton lacks"):
