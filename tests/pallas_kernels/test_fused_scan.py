@@ -142,6 +142,14 @@ class TestStepVJP:
         _, twice = outputs_and_gradients(scan(execution, self.step, step_vjp=doubled))(*args)
         assert_close(twice, jax.tree.map(lambda d: 2 * d, once), FUSED_SCAN_F32)
 
+    def test_given_in_another_dtype_is_cast(self, execution):
+        def in_float64(*args):
+            return jax.tree.map(lambda d: d.astype(jnp.float64), hand_written_vjp(*args))
+
+        args = self.inputs()
+        _, gradients = outputs_and_gradients(scan(execution, self.step, step_vjp=in_float64))(*args)
+        assert {d.dtype for d in gradients} == {jnp.dtype(jnp.float32)}
+
     def test_wrong_shape_is_refused(self, execution):
         def wrong(*args):
             return (jnp.zeros((8, 16)), *hand_written_vjp(*args)[1:])
@@ -158,16 +166,14 @@ class TestTransformations:
         cotangents = jax.tree.map(jnp.ones_like, outputs)
         assert_close(pull(cotangents), pull(cotangents), 0.0)
 
-    def test_vmap(self, execution):
-        args = toy_inputs(chunks=2)
-        consts, carry, xs = args
-        carries = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), carry)
-        run = jax.vmap(outputs_and_gradients(scan(execution)), in_axes=(None, 0, None))
-        expected = jax.vmap(
-            outputs_and_gradients(functools.partial(reference_scan, toy_step)),
-            in_axes=(None, 0, None),
-        )
-        assert_close(run(consts, carries, xs), expected(consts, carries, xs), FUSED_SCAN_F32)
+    @pytest.mark.parametrize("batched", range(3), ids=["consts", "carry", "xs"])
+    def test_vmap(self, execution, batched):
+        args = list(toy_inputs(groups=4, chunks=2, per_group=2))
+        args[batched] = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), args[batched])
+        axes = [0 if i == batched else None for i in range(3)]
+        expected = outputs_and_gradients(functools.partial(reference_scan, toy_step))
+        actual = outputs_and_gradients(scan(execution))
+        assert_close(jax.vmap(actual, axes)(*args), jax.vmap(expected, axes)(*args), FUSED_SCAN_F32)
 
     def test_shard_map_over_groups(self, execution):
         devices = jax.devices()[:2]
