@@ -17,7 +17,8 @@ WIDTH = 16
 
 def toy_step(consts, carry, x):
     """A decaying sum of outer products, read before it is written, and a sum of reads. Shapes: `toy_inputs`."""
-    tokens, decay = x["tokens"], x["decay"]
+    decay = x["decay"]
+    tokens = x["tokens"].astype(carry.matrix.dtype)  # a matmul of two dtypes does not lower on GPU
     read = jnp.dot(tokens, carry.matrix, preferred_element_type=jnp.float32)  # [R, K]
     y = jnp.tanh(read) + consts["bias"]  # [R, K]
     outer = jax.lax.dot_general(
@@ -25,7 +26,7 @@ def toy_step(consts, carry, x):
     )  # [K, K]
     matrix = carry.matrix * jnp.exp(-decay * decay) + 0.1 * consts["gain"] * outer
     total = carry.total[0] + jnp.mean(y, axis=0, keepdims=True)
-    return ToyCarry(matrix, None, (total,)), (y.astype(tokens.dtype), (), {"total": total})
+    return ToyCarry(matrix, None, (total,)), (y.astype(x["tokens"].dtype), (), {"total": total})
 
 
 def toy_inputs(groups=3, chunks=7, shared=1, per_group=3, dtype=jnp.float32):
