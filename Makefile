@@ -9,6 +9,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 WORKDIR ?= runs/tiny
 CONFIG ?= experiments/configs/tiny.py
 STEPS ?=
+# libtpu, in the environment for its compiler, complains where there is no TPU: then JAX is not to look for one.
+JAX_PLATFORMS ?= $(if $(wildcard /dev/accel* /dev/vfio/[0-9]* /dev/nvidia[0-9]*),,cpu)
 ARGS ?=
 # One test process per core, each with one XLA thread. Compiling is nearly all that the suite does, so it is told not
 # to optimise: what is computed is the same.
@@ -60,7 +62,7 @@ format: .venv/.installed
 	.venv/bin/ruff format .
 
 train: .venv/.installed
-	.venv/bin/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR) \
+	$(if $(JAX_PLATFORMS),JAX_PLATFORMS=$(JAX_PLATFORMS)) .venv/bin/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR) \
 	  $(if $(STEPS),--config.steps=$(STEPS)) $(ARGS)
 
 parity: .venv-parity/.installed

@@ -190,7 +190,7 @@ def choose_execution(
             return "associative_scan"
         if chunk == 1 and linear and reset is None:
             return "online"
-        return "chunked" if jax.default_backend() == "cpu" else "fused"
+        return "fused" if _on_accelerator() else "chunked"
     if execution in ("chunked", "fused") and not dense:
         raise ValueError(
             f"execution {execution!r} needs a built-in network ('mlp' or 'residual'); "
@@ -202,6 +202,12 @@ def choose_execution(
             f"chunk={chunk}, network={network!r}, reset {'given' if reset is not None else 'None'}"
         )
     return execution
+
+
+def _on_accelerator() -> bool:
+    """Whether this is compiled for a TPU or GPU: by the mesh in context, which may be of an absent one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() != "cpu" if device is None else device.device_kind != "cpu"
 
 
 def _choose_tile(chunk: int, largest: int) -> int:
