@@ -9,6 +9,10 @@ of a state that is carried from call to call. Three rules hold throughout:
 
 The window is banded (paper, Eq. 27 and 31): queries are cut into blocks of one window, each looks
 at its own block and the one before, and no T x T array exists.
+
+Many tokens at once are attended to by what JAX ships for the platform where it can: splash attention on
+a TPU (attention_tpu.py), cuDNN's on a GPU (attention_gpu.py). Those files say what they cannot do;
+that, decoding, and everything on a CPU is computed here.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from titans_jax.layers import attention_gpu, attention_tpu
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.layers.rotary import rotate
 from titans_jax.typing import Array, Bool, Float, Int
@@ -66,6 +71,9 @@ def attend(
     Returns:
         The attended values, in `q`'s dtype. Scores and softmax are in float32 at least.
     """
+    arguments = (q, rotated_q, rotated_keys, values, visible, prefix_keys, prefix_values)
+    if attention_gpu.runs(*arguments):
+        return attention_gpu.attend(*arguments)
     dtype = statistics_dtype(q.dtype)
     scale = q.shape[-1] ** -0.5
     scores = jnp.einsum(
@@ -124,6 +132,47 @@ def sliding_window_attention(
     valid = jnp.concatenate([state.visible, valid], axis=1)  # [B, W+T]
     document = _documents(reset, batch, length, before=window)  # [B, W+T]
 
+    past = attention_tpu.Past(length, window + length, window)
+    if attention_tpu.runs(q, past):
+        place = jnp.arange(window + length, dtype=jnp.int32)
+        ids = jnp.where(valid, document, attention_tpu.NOBODY)
+        out = attention_tpu.attend(
+            q,
+            rotate(q, place[window:], rope_base),
+            rotate(keys, place, rope_base),
+            values,
+            prefix_keys,
+            prefix_values,
+            past=past,
+            query_ids=ids[:, window:],
+            key_ids=ids,
+        )
+    else:
+        out = _banded_attention(
+            q, keys, values, prefix_keys, prefix_values, valid, document, rope_base
+        )
+
+    last_document = document[:, length:]
+    return out, WindowState(
+        keys=keys[:, length:].astype(state.keys.dtype),
+        values=values[:, length:].astype(state.values.dtype),
+        visible=valid[:, length:] & (last_document == last_document[:, -1:]),
+    )
+
+
+def _banded_attention(
+    q: Float[Array, "B T H K"],
+    keys: Float[Array, "B W+T H K"],
+    values: Float[Array, "B W+T H K"],
+    prefix_keys: Float[Array, "P H K"],
+    prefix_values: Float[Array, "P H K"],
+    valid: Bool[Array, "B W+T"],
+    document: Int[Array, "B W+T"],
+    rope_base: float,
+) -> Float[Array, "B T H K"]:
+    """`sliding_window_attention` in blocks of a window, given the keys of the window before too."""
+    batch, length = q.shape[:2]
+    window = keys.shape[1] - length
     # One block when the call is shorter than the window, which keeps decoding at W + 1 keys per
     # token.
     block = min(length, window)
@@ -154,14 +203,7 @@ def sliding_window_attention(
         prefix_keys,
         prefix_values,
     )
-    out = out.reshape(batch, blocks * block, *q.shape[2:])[:, :length]
-
-    last_document = document[:, length:]
-    return out, WindowState(
-        keys=keys[:, length:].astype(state.keys.dtype),
-        values=values[:, length:].astype(state.values.dtype),
-        visible=valid[:, length:] & (last_document == last_document[:, -1:]),
-    )
+    return out.reshape(batch, blocks * block, *q.shape[2:])[:, :length]
 
 
 def init_full_state(
@@ -233,15 +275,19 @@ def full_attention(
         & valid[:, None, :]
         & (document[..., None] == key_document[:, None, :])
     )
-    out = attend(
-        q,
-        rotate(q, position, rope_base),
-        keys.astype(q.dtype),
-        values.astype(q.dtype),
-        visible,
-        prefix_keys,
-        prefix_values,
-    )
+    rotated_q = rotate(q, position, rope_base)
+    keys_values = (keys.astype(q.dtype), values.astype(q.dtype))
+    prefix = (prefix_keys, prefix_values)
+    # Tokens that fill the cache are all there is, or they overflow it: only then does the kernel know
+    # where queries stand among the keys.
+    past = attention_tpu.Past(length, size)
+    if length == size and attention_tpu.runs(q, past):
+        ids = jnp.where(valid, document, attention_tpu.NOBODY)
+        out = attention_tpu.attend(
+            q, rotated_q, *keys_values, *prefix, past=past, query_ids=ids, key_ids=ids
+        )
+    else:
+        out = attend(q, rotated_q, *keys_values, visible, *prefix)
     # An overflowing write is moved back by the cache and falls on earlier tokens: nothing is right.
     overflow = state.length + length > size  # [B]
     out = jnp.where(overflow[:, None, None, None], jnp.asarray(jnp.nan, out.dtype), out)
@@ -280,7 +326,8 @@ def segment_attention(
         prefix_values: values of the persistent tokens.
         query_position: positions of the queries; only differences matter.
         key_position: positions of the keys.
-        visible: which token each query may see: its own segment's, up to itself.
+        visible: which token each query may see: its own segment's, up to itself. With as many queries as
+            keys, token i is both query i and key i, and `visible[b, i, j]` is `j <= i and visible[b, j, j]`.
         rope_base: base of the rotary embedding.
 
     Returns:
@@ -290,11 +337,29 @@ def segment_attention(
         [rotate(context_keys, key_position, rope_base), rotate(keys, key_position, rope_base)],
         axis=1,
     )
+    rotated_q = rotate(q, query_position, rope_base)
+    all_values = jnp.concatenate([context_values, values], axis=1)
+    length = q.shape[1]
+    past = attention_tpu.Past(length, length, copies=2)
+    if keys.shape[1] == length and attention_tpu.runs(q, past):
+        valid = jnp.diagonal(visible, axis1=1, axis2=2)  # [B, Q]
+        ids = jnp.where(valid, 0, attention_tpu.NOBODY).astype(jnp.int32)
+        return attention_tpu.attend(
+            q,
+            rotated_q,
+            rotated_keys,
+            all_values,
+            prefix_keys,
+            prefix_values,
+            past=past,
+            query_ids=ids,
+            key_ids=jnp.concatenate([ids, ids], axis=1),
+        )
     return attend(
         q,
-        rotate(q, query_position, rope_base),
+        rotated_q,
         rotated_keys,
-        jnp.concatenate([context_values, values], axis=1),
+        all_values,
         jnp.concatenate([visible, visible], axis=-1),
         prefix_keys,
         prefix_values,
