@@ -36,8 +36,9 @@ class TestLowering:
         module = lowered(toy_step, *args, implementation="triton", checkpoint_every=every)
         assert kernels(module) == 2
 
-    def test_default_for_a_gpu(self):
-        assert kernels(lowered(toy_step, *toy_inputs())) == 2
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    def test_default_for_a_gpu(self, dtype):
+        assert kernels(lowered(toy_step, *toy_inputs(dtype=dtype))) == 2
 
     @pytest.mark.parametrize("length", [16, 64])
     @pytest.mark.parametrize(("depth", "head_dim"), [(1, 32), (2, 32), (1, 64), (2, 64)])
@@ -91,9 +92,12 @@ class TestRefusal:
             run(step, implementation="triton", **options)
 
     def test_matmul_of_two_dtypes(self):
-        args = toy_inputs(dtype=jnp.bfloat16)
-        with pytest.raises(UnsupportedError, match="operands of bfloat16 and float32: cast"):
-            jax.eval_shape(functools.partial(fused_scan, toy_step, implementation="triton"), *args)
+        def step(consts, carry, x):
+            narrow = x.astype(jnp.bfloat16)
+            return carry + x, jnp.dot(narrow, carry, preferred_element_type=jnp.float32)
+
+        with pytest.raises(UnsupportedError, match=r"operands of bfloat16 and float\d+: cast"):
+            run(step, implementation="triton")
 
     def test_slices(self):
         with pytest.raises(UnsupportedError, match="the step uses slice, which Triton lacks"):
