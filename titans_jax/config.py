@@ -83,7 +83,9 @@ class MemoryConfig:
         )
         require(self.read in get_args(Read), "read", self.read, f"one of {get_args(Read)}")
         require(self.step_scale > 0, "step_scale", self.step_scale, "a positive number")
-        choose_execution(self.memory_network(), self.execution, 2, self.chunk)
+        network = self.memory_network()
+        if self.execution != "auto":  # which always fits, and would start JAX to see where it runs
+            choose_execution(network, self.execution, 2, self.chunk)
 
     def memory_network(self) -> MLPNetwork | NetworkFunction:
         """The network in the form that the memory's functions take."""

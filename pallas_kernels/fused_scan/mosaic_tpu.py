@@ -116,7 +116,7 @@ def forward(
         compiler_params=_compiler_params(blocking),
         interpret=interpret,
         name="fused_scan_forward",
-    )(consts, carry, xs)
+    )(consts, _from_hbm(carry, interpret), xs)
 
 
 def backward(
@@ -241,7 +241,7 @@ def backward(
         compiler_params=_compiler_params(blocking),
         interpret=interpret,
         name="fused_scan_backward",
-    )(consts, saved, xs, d_carry, d_ys)
+    )(consts, saved, xs, _from_hbm(d_carry, interpret), d_ys)
 
 
 def _compiler_params(blocking: Blocking) -> pltpu.CompilerParams:
@@ -303,6 +303,13 @@ def _arrays_in_hbm(shapes: Shapes, lead: tuple[int, ...], like: Leaves) -> tuple
         return pltpu.HBM.from_type(aval)
 
     return tuple(map(array, _arrays(shapes, lead, like)))
+
+
+def _from_hbm(leaves: Leaves, interpret: Interpret) -> Leaves:
+    """Inputs that the compiler may not place in VMEM, for the same reason; there is no compiler to interpret."""
+    if interpret:
+        return leaves
+    return tuple(pltpu.with_memory_space_constraint(leaf, pltpu.HBM) for leaf in leaves)
 
 
 def _semaphores(shapes: Shapes) -> Any:

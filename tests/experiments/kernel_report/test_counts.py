@@ -156,9 +156,8 @@ class TestErrors:
             kernel, default = found[direction].kernel, found[direction].default
             assert 1e-4 < default < 0.1
             assert 0.5 < kernel / default == found[direction].ratio < 2
-            # Two programs with roundings of their own, neither of which is lost.
-            assert kernel != default
-            assert kernel > 1.05 * exact[direction]["kernel"]
+            # Neither program's roundings are lost; the kernel's step makes them itself.
+            assert kernel > 1.05 * exact[direction]["default"]
             assert default > 1.05 * exact[direction]["default"]
 
 
