@@ -22,11 +22,11 @@ import jax
 from absl import app, flags
 
 from experiments.kernel_report import text
-from experiments.kernel_report.chips import CHIPS, chip_of
 from experiments.kernel_report.curve import checkpoint_curve
 from experiments.kernel_report.plot import roofline
 from experiments.kernel_report.rows import submit
 from experiments.kernel_report.shapes import PRESETS, MemoryShape, preset_shape, table_shapes
+from pallas_kernels.chips import CHIPS, chip_of
 
 _TOPOLOGY = flags.DEFINE_list(
     "topology", ["v5e:2x2"], f"topologies CHIP:SHAPE, chips {', '.join(CHIPS)}"

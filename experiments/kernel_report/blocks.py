@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from pallas_kernels.fused_scan.jaxprs import called
+
 LANES, SUBLANES = 128, 8
 
 
@@ -79,14 +81,5 @@ def _pallas_calls(jaxpr: core.Jaxpr) -> Iterator[Any]:
         if equation.primitive.name == "pallas_call":
             yield equation
             continue
-        for sub in sub_jaxprs(equation.params):
+        for sub in called(equation):
             yield from _pallas_calls(sub)
-
-
-def sub_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """The jaxprs among an equation's parameters."""
-    leaves = jax.tree.leaves(
-        list(params.values()), is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)
-    )
-    jaxprs = [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x for x in leaves]
-    return [x for x in jaxprs if isinstance(x, core.Jaxpr)]

@@ -7,10 +7,10 @@ from typing import Any
 from experiments.kernel_report import programs
 from experiments.kernel_report.blocks import padded_bytes
 from experiments.kernel_report.children import ChildError
-from experiments.kernel_report.chips import chip_of
 from experiments.kernel_report.compile import measure
 from experiments.kernel_report.rows import per_chunk, pick
 from experiments.kernel_report.shapes import MemoryShape
+from pallas_kernels.chips import chip_of
 
 EVERY = (1, 2, 4, 8)
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from experiments.kernel_report.blocks import sub_jaxprs
-from experiments.kernel_report.chips import Chip
+from pallas_kernels.chips import Chip
+from pallas_kernels.fused_scan.jaxprs import called
 
 BACKWARD_OVER_FORWARD = 3
 
@@ -69,7 +69,7 @@ def _count(jaxpr: core.Jaxpr, times: int) -> list[Matmul]:
             branches = [_count(branch.jaxpr, times) for branch in params["branches"]]
             found += max(branches, key=lambda branch: sum(p.flops for p in branch))
         else:
-            inner = [p for sub in sub_jaxprs(params) for p in _count(sub, times)]
+            inner = [p for sub in called(equation) for p in _count(sub, times)]
             if inner and name == "while":
                 raise ValueError("a while loop with matmuls: its trips are unknown; use a scan")
             found += inner

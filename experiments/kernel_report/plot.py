@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.kernel_report.chips import Chip, chip_of
+from pallas_kernels.chips import Chip, chip_of
 
 MARKERS = {"forward": "o", "backward": "^"}
 

@@ -14,7 +14,7 @@ from titans_jax.memory import Carry, Gates, MLPNetwork, chunk_update
 from titans_jax.memory.chunk import Tile
 from titans_jax.memory.chunked import GridTokens
 from titans_jax.memory.fused import FusedCarry, FusedConstants, fused_step, grouped_tiles
-from titans_jax.memory.gates import TileGates
+from titans_jax.memory.gates import gate_sums, tile_gates
 from titans_jax.typing import Array
 
 
@@ -66,34 +66,14 @@ def plain_scan(shape: MemoryShape) -> Scan:
     network = network_of(shape)
 
     def step(consts: None, carry: Carry, tile: Tile) -> tuple[Carry, Array]:
-        dtype = carry.weights[0].dtype
-        q, k, v = (x.astype(dtype) for x in (tile.q, tile.k, tile.v))
-        bounded = not network.linear
-        carry, y = chunk_update(network, None, carry, Tile(q, k, v, tile.gates), "after", bounded)
+        wide = tile.widened(carry.weights[0].dtype)
+        carry, y = chunk_update(network, None, carry, wide, "after", not network.linear)
         return carry, y.astype(tile.q.dtype)
 
-    def row(x: Array) -> Array:
-        return x[..., None, :]
-
-    def column(x: Array) -> Array:
-        return x[..., :, None]
-
     def arguments(inputs: Inputs) -> tuple[None, Carry, Tile]:
-        keep, eta = (jnp.cumsum(g, axis=-1) for g in inputs.gates[:2])
-        theta = inputs.gates.theta
-        gates = TileGates(
-            keep_row=row(keep),
-            keep_col=column(keep),
-            keep_end=column(keep[..., -1:]),
-            read_keep_col=column(keep),
-            eta_row=row(eta),
-            eta_col=column(eta),
-            eta_end=column(eta[..., -1:]),
-            theta_row=row(theta),
-            theta_col=column(theta),
-            moves_row=None,
-            moves_col=None,
-        )
+        by_head = jax.tree.map(lambda g: g[..., None], inputs.gates)  # [G, N, C, H]
+        sums = jax.tree.map(lambda g: g[..., 0], gate_sums(by_head, "after"))
+        gates = jax.vmap(jax.vmap(lambda one: tile_gates(one, None)))(sums)
         tile = Tile(inputs.q, inputs.k, inputs.v, gates)
         return None, Carry(inputs.weights, inputs.momentum), tile
 

@@ -33,11 +33,11 @@ from experiments.kernel_report import programs
 from experiments.kernel_report.accuracy import Errors, errors
 from experiments.kernel_report.blocks import Traffic
 from experiments.kernel_report.children import ChildError
-from experiments.kernel_report.chips import Chip, chip_of
 from experiments.kernel_report.compile import Compiled, measure
 from experiments.kernel_report.matmuls import BACKWARD_OVER_FORWARD, bound_cycles, matmuls
 from experiments.kernel_report.schedule import Schedule
 from experiments.kernel_report.shapes import GROUPS, MemoryShape
+from pallas_kernels.chips import Chip, chip_of
 
 DIRECTIONS = ("forward", "backward")
 Row = dict[str, Any]

@@ -4,9 +4,8 @@ The VMEM budget, per group of a grid step:
 
 * every 2-D leaf is padded to tiles of 8 sublanes (32-bit; 16 sublanes for 16-bit) and 128 lanes;
 * blocks count twice, because the pipeline double-buffers them; scratch counts once;
-* the step's temporaries count as the most bytes alive at once in its jaxpr, backward in its VJP's.
-  For a deep memory of 128 features at chunks of 128 and of 256 at 256, libtpu's allocation on v5e is blocks
-  and scratch plus 0.75 of that at most, so the budget errs to the safe side.
+* the step's temporaries count as the most bytes alive at once in its jaxpr, backward in its VJP's: more than
+  the compiler allocates for them, so the budget errs to the safe side.
 
 Forward and backward are cut each for itself, as far as `GROUPS_PER_STEP` and the budget allow.
 
@@ -19,9 +18,7 @@ bytes of a chunk's inputs, its outputs and the carry; e: checkpoint_every):
 
 The least sum wins among the powers of two up to `MOST_UNROLLED` that fit VMEM and save at most
 `SAVED_BYTES_PER_TOKEN`, a token being a row of the largest streamed leaf; where none saves so little,
-the one that saves least. The model errs towards saving: static schedules of a deep memory (v5e, 128
-features, 256 hidden, chunks of 128) are 7,794, 7,932, 7,971 and 8,383 bundles long, both passes, at 1, 2,
-4 and 8.
+the one that saves least. `python -m experiments.kernel_report --checkpoint_curve` shows what each costs.
 """
 
 import dataclasses
@@ -34,62 +31,29 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
+from pallas_kernels.chips import CHIPS, MIB, Chip
 from pallas_kernels.fused_scan.jaxprs import called, equations
-from pallas_kernels.fused_scan.vjp import Problem, Shapes, UnsupportedError, accumulator_dtype
+from pallas_kernels.fused_scan.vjp import Problem, Shapes, UnsupportedError
 
 Direction = TypingLiteral["forward", "backward"]
 
-MIB = 2**20
 #: Share of the matrix units' peak that a step's matmuls reach (static schedules: 0.4 to 0.8).
 UTILISATION = 0.5
 #: Budget of carries saved for backward, per group: a deep memory of 256 features at chunks of 256 stays within.
 SAVED_BYTES_PER_TOKEN = 8 * 2**10
 #: A segment's chunks are unrolled in the kernel, so that compile time grows with them.
 MOST_UNROLLED = 8
-#: Groups of one grid step by default, where they fit. Forward two fill each other's latency (a deep memory of 256
-#: features, 512 hidden, chunks of 256: 4,043 to 3,669 bundles a group on v6e, 8,676 to 8,618 on v5e); backward, whose
-#: chunks are long enough to fill it alone, they gain under a percent and double its VMEM.
+#: Groups of one grid step by default, where they fit. Forward two fill each other's latency; backward, whose chunks are
+#: long enough to fill it alone, they would only double its VMEM.
 GROUPS_PER_STEP: dict[Direction, int] = {"forward": 2, "backward": 1}
 #: What XLA grants a kernel by default; a larger limit takes VMEM from the computations around it.
 DEFAULT_VMEM_LIMIT = 16 * MIB
 #: Left to the compiler: semaphores and its own scratch.
 VMEM_RESERVE = MIB
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """A TPU generation; figures of one core.
-
-    Attributes:
-        name: as in a topology's name.
-        kinds: ``device_kind`` of its devices.
-        vmem: bytes.
-        flops: bfloat16 per second.
-        bandwidth: HBM bytes per second.
-        cores: of one device, between which a parallel grid axis is split; from the device.
-    """
-
-    name: str
-    kinds: tuple[str, ...]
-    vmem: int
-    flops: float
-    bandwidth: float
-    cores: int = 1
-
-
-#: From jax/_src/pallas/mosaic/tpu_info.py. The compiler of libtpu 0.0.42 confirms the VMEM sizes: asked for
-#: more, it names them ("Used 86M of 63.94M vmem"), and ``vmem_limit_bytes`` may go up to them.
-CHIPS = (
-    Chip("v4", ("TPU v4",), 16 * MIB, 1.375e14, 6.15e11),
-    Chip("v5e", ("TPU v5e", "TPU v5 lite"), 128 * MIB, 1.97e14, 8.2e11),
-    Chip("v5p", ("TPU v5p", "TPU v5"), 64 * MIB, 2.295e14, 1.23e12),
-    Chip("v6e", ("TPU v6e", "TPU v6 lite"), 128 * MIB, 9.2e14, 1.64e12),
-    Chip("TPU7x", ("TPU7x", "TPU7"), 64 * MIB, 1.155e15, 3.7e12),
-)
 #: What is assumed where nothing names the chip: what fits every TPU by default, and for a kernel asked for by name
 #: what fits any.
-SMALLEST = min(CHIPS, key=lambda chip: chip.vmem)
-LARGEST = max(CHIPS, key=lambda chip: chip.vmem)
+SMALLEST = min(CHIPS.values(), key=lambda chip: chip.vmem)
+LARGEST = max(CHIPS.values(), key=lambda chip: chip.vmem)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +98,9 @@ def target_chip(by_name: bool) -> tuple[Chip, bool]:
             for which it is refused only if it fits no TPU.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    for chip in CHIPS:
+    for chip in CHIPS.values():
         if device.device_kind in chip.kinds:
-            return dataclasses.replace(chip, cores=device.num_cores), True
+            return dataclasses.replace(chip, device_cores=device.num_cores), True
     return (LARGEST if by_name else SMALLEST), False
 
 
@@ -153,13 +117,13 @@ def checkpoint_choices(problem: Problem, cost: StepCost, chip: Chip) -> list[int
     x, y, carry = (_bytes(s) for s in (problem.x, problem.y, problem.carry))
     tokens = max(problem.x, key=lambda s: math.prod(s.shape)).shape[0]
     budget = SAVED_BYTES_PER_TOKEN * tokens
-    rate = UTILISATION * chip.flops
+    rate = UTILISATION * chip.core_peak
 
     def rank(every):
         saved = carry / every
-        forward = max(cost.flops / rate, (x + y + saved) / chip.bandwidth)
+        forward = max(cost.flops / rate, (x + y + saved) / chip.core_hbm)
         flops = cost.vjp_flops + cost.flops * (every - 1) / every
-        backward = max(flops / rate, (2 * x + y + saved) / chip.bandwidth)
+        backward = max(flops / rate, (2 * x + y + saved) / chip.core_hbm)
         return max(saved, budget), forward + backward
 
     powers = (2**i for i in range(MOST_UNROLLED.bit_length()))
@@ -188,7 +152,7 @@ def cut(
     """
     if groups_per_step is None:
         most = range(GROUPS_PER_STEP[direction], 0, -1)
-        candidates = [p for p in most if _divides(problem, p, chip.cores)]
+        candidates = [p for p in most if _divides(problem, p, chip.device_cores)]
     else:
         candidates = [groups_per_step]
     available = chip.vmem - VMEM_RESERVE
@@ -230,10 +194,7 @@ def vmem_bytes(problem: Problem, cost: StepCost, groups: int, direction: Directi
     # of a segment but the first. The first and last carries and their cotangents stay in HBM.
     if direction == "forward":
         return 2 * consts + groups * (2 * (carry + x + y) + carry + cost.temporaries)
-    sums = _padded(
-        tuple(jax.ShapeDtypeStruct(c.shape, accumulator_dtype(c.dtype)) for c in problem.consts)
-    )
-    blocks = 2 * (carry + every * (2 * x + y) + sums)
+    blocks = 2 * (carry + every * (2 * x + y) + _padded(problem.d_consts))
     return 2 * consts + groups * (blocks + every * carry + cost.vjp_temporaries)
 
 

@@ -23,13 +23,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pallas_kernels.fused_scan.blocking import Blocking, Cut
-from pallas_kernels.fused_scan.vjp import Leaves, Problem, Shapes, accumulator_dtype
+from pallas_kernels.fused_scan.leaves import Refs, load, outputs, store
+from pallas_kernels.fused_scan.vjp import Leaves, Problem, Shapes
 
 #: False to compile, or how to interpret.
 Interpret = pltpu.InterpretParams | bool
-
-#: A kernel's references to blocks or scratch, one for each leaf.
-Refs = tuple[Any, ...]
 
 #: Blocks hold all rows and columns. A Python integer would be an int64 under x64, which Mosaic refuses.
 ORIGIN = np.int32(0)
@@ -76,12 +74,12 @@ def forward(
 
         # All groups read before any writes, so that nothing orders one group's work after another's.
         results = [
-            problem.step(_constants(consts_ref, g), _at(carry_ref, g), _at(x_ref, g))
+            problem.step(_constants(consts_ref, g), load(carry_ref, g), load(x_ref, g))
             for g in range(groups)
         ]
         for g, (carry, y) in enumerate(results):
-            _store(carry_ref, g, carry)
-            _store(y_ref, g, y)
+            store(carry_ref, g, carry)
+            store(y_ref, g, y)
 
         @pl.when(chunk == last)
         def _():
@@ -109,8 +107,8 @@ def forward(
         ),
         out_shape=(
             _arrays_in_hbm(problem.carry, (problem.groups,), xs),
-            _arrays(problem.y, (problem.groups, problem.chunks), xs),
-            _arrays(saved, (problem.groups, problem.segments), xs),
+            outputs(problem.y, (problem.groups, problem.chunks), xs),
+            outputs(saved, (problem.groups, problem.segments), xs),
         ),
         scratch_shapes=[_scratch(problem.carry, (groups,)), _semaphores(problem.carry)],
         compiler_params=_compiler_params(blocking),
@@ -171,37 +169,37 @@ def backward(
 
         def carry_before(c, g):
             """The carry of group g before the segment's chunk c; scratch holds all but the first."""
-            return _at(saved_ref, g) if c == 0 else _at(carries_ref, (c - 1, g))
+            return load(saved_ref, g) if c == 0 else load(carries_ref, (c - 1, g))
 
         for c in range(every - 1):
             ends = [
-                problem.step(_constants(consts_ref, g), carry_before(c, g), _at(x_ref, (g, c)))[0]
+                problem.step(_constants(consts_ref, g), carry_before(c, g), load(x_ref, (g, c)))[0]
                 for g in range(groups)
             ]
             for g, carry in enumerate(ends):
-                _store(carries_ref, (c, g), carry)
+                store(carries_ref, (c, g), carry)
 
         for c in reversed(range(every)):
             results = [
                 problem.step_vjp(
                     _constants(consts_ref, g),
                     carry_before(c, g),
-                    _at(x_ref, (g, c)),
-                    _at(d_carry_ref, g),
-                    _at(d_y_ref, (g, c)),
+                    load(x_ref, (g, c)),
+                    load(d_carry_ref, g),
+                    load(d_y_ref, (g, c)),
                 )
                 for g in range(groups)
             ]
             # Past the end of the sequence a block holds nothing: such a chunk's results are dropped.
             real = (last - step) * every + c < problem.chunks if ragged and c else None
             for g, (d_consts, d_carry, d_x) in enumerate(results):
-                _store(d_carry_ref, g, _keep(real, d_carry, _at(d_carry_ref, g)))
-                _store(d_x_ref, (g, c), d_x)
+                store(d_carry_ref, g, _keep(real, d_carry, load(d_carry_ref, g)))
+                store(d_x_ref, (g, c), d_x)
                 sums = tuple(
                     ref[g] + d.astype(ref.dtype)
                     for ref, d in zip(d_consts_ref, d_consts, strict=True)
                 )
-                _store(d_consts_ref, g, _keep(real, sums, _at(d_consts_ref, g)))
+                store(d_consts_ref, g, _keep(real, sums, load(d_consts_ref, g)))
 
         @pl.when(step == last)
         def _():
@@ -210,9 +208,6 @@ def backward(
     def by_segment(i, s):
         return i, last - s, ORIGIN, ORIGIN
 
-    d_consts = tuple(
-        jax.ShapeDtypeStruct(c.shape, accumulator_dtype(c.dtype)) for c in problem.consts
-    )
     return pl.pallas_call(
         kernel,
         grid=(problem.groups // groups, problem.segments),
@@ -224,14 +219,14 @@ def backward(
             _specs(problem.y, (groups, every), by_segment),
         ),
         out_specs=(
-            _specs(d_consts, (groups,), _by_group),
+            _specs(problem.d_consts, (groups,), _by_group),
             _in_hbm(problem.carry),
             _specs(problem.x, (groups, every), by_segment),
         ),
         out_shape=(
-            _arrays(d_consts, (problem.groups,), xs),
+            outputs(problem.d_consts, (problem.groups,), xs),
             _arrays_in_hbm(problem.carry, (problem.groups,), xs),
-            _arrays(problem.x, (problem.groups, problem.chunks), xs),
+            outputs(problem.x, (problem.groups, problem.chunks), xs),
         ),
         scratch_shapes=[
             _scratch(problem.carry, (groups,)),
@@ -274,14 +269,6 @@ def _constant_specs(problem: Problem, groups: int) -> tuple[pl.BlockSpec, ...]:
     return tuple(map(spec, problem.consts, problem.sharers))
 
 
-def _arrays(shapes: Shapes, lead: tuple[int, ...], like: Leaves) -> Shapes:
-    """Outputs with leading axes ``lead``, varying over the mesh axes over which ``like`` does."""
-    mesh_axes = jax.typeof(like[0]).manual_axis_type
-    return tuple(
-        jax.ShapeDtypeStruct((*lead, *s.shape), s.dtype, manual_axis_type=mesh_axes) for s in shapes
-    )
-
-
 def _scratch(shapes: Shapes, lead: tuple[int, ...]) -> tuple[Any, ...]:
     return tuple(pltpu.VMEM((*lead, *s.shape), s.dtype) for s in shapes)
 
@@ -292,7 +279,7 @@ def _in_hbm(shapes: Shapes) -> tuple[pl.BlockSpec, ...]:
 
 
 def _arrays_in_hbm(shapes: Shapes, lead: tuple[int, ...], like: Leaves) -> tuple[Any, ...]:
-    """As `_arrays`, never placed in VMEM by the compiler: DMAs there would become copies by registers."""
+    """As `outputs`, never placed in VMEM by the compiler: DMAs there would become copies by registers."""
     mesh = jax.typeof(like[0]).sharding.mesh
 
     def array(s):
@@ -302,7 +289,7 @@ def _arrays_in_hbm(shapes: Shapes, lead: tuple[int, ...], like: Leaves) -> tuple
         )
         return pltpu.HBM.from_type(aval)
 
-    return tuple(map(array, _arrays(shapes, lead, like)))
+    return tuple(map(array, outputs(shapes, lead, like)))
 
 
 def _from_hbm(leaves: Leaves, interpret: Interpret) -> Leaves:
@@ -319,15 +306,6 @@ def _semaphores(shapes: Shapes) -> Any:
 
 def _constants(refs: Refs, group: int) -> Leaves:
     return tuple(ref[group % ref.shape[0]] for ref in refs)
-
-
-def _at(refs: Refs, index: Any) -> Leaves:
-    return tuple(ref[index] for ref in refs)
-
-
-def _store(refs: Refs, index: Any, values: Leaves) -> None:
-    for ref, value in zip(refs, values, strict=True):
-        ref[index] = value
 
 
 def _copy(sources: Refs, targets: Refs) -> None:

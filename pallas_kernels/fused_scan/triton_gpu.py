@@ -19,12 +19,12 @@ from jax.experimental.pallas import triton as plgpu
 from jax.extend.core import Jaxpr
 
 from pallas_kernels.fused_scan.jaxprs import equations, without_custom_rules
+from pallas_kernels.fused_scan.leaves import load, outputs, store
 from pallas_kernels.fused_scan.vjp import (
     Leaves,
     Problem,
     Shapes,
     UnsupportedError,
-    accumulator_dtype,
 )
 
 #: 64 Ki registers of 32 bits, which one multiprocessor of every generation since Kepler has.
@@ -108,13 +108,13 @@ def forward(
         constants = _all(consts_ref)
 
         def one_chunk(chunk, carry):
-            carry, y = step(constants, carry, _at(x_ref, chunk))
-            _store(y_ref, chunk, y)
+            carry, y = step(constants, carry, load(x_ref, chunk))
+            store(y_ref, chunk, y)
             return carry
 
         def segment(index, carry, length):
             if save:
-                _store(saved_ref, index, carry)
+                store(saved_ref, index, carry)
             start = index * problem.checkpoint_every
             return jax.lax.fori_loop(start, start + np.int32(length), one_chunk, carry)
 
@@ -142,9 +142,9 @@ def forward(
             _specs(saved, problem.segments),
         ),
         out_shape=(
-            _arrays(problem.carry, (groups,), xs),
-            _arrays(problem.y, (groups, chunks), xs),
-            _arrays(saved, (groups, problem.segments), xs),
+            outputs(problem.carry, (groups,), xs),
+            outputs(problem.y, (groups, chunks), xs),
+            outputs(saved, (groups, problem.segments), xs),
         ),
         compiler_params=plgpu.CompilerParams(num_warps=WARPS),
         interpret=interpret,
@@ -185,19 +185,19 @@ def backward(
         def segment(index, state, length):
             d_consts, d_carry = state
             start = index * problem.checkpoint_every
-            carries = [_at(saved_ref, index)]
+            carries = [load(saved_ref, index)]
             for c in range(length - 1):
-                carries.append(step(constants, carries[-1], _at(x_ref, start + c))[0])
+                carries.append(step(constants, carries[-1], load(x_ref, start + c))[0])
             for c in reversed(range(length)):
                 more, d_carry, d_x = step_vjp(
-                    constants, carries[c], _at(x_ref, start + c), d_carry, _at(d_y_ref, start + c)
+                    constants, carries[c], load(x_ref, start + c), d_carry, load(d_y_ref, start + c)
                 )
-                _store(d_x_ref, start + c, d_x)
+                store(d_x_ref, start + c, d_x)
                 d_consts = tuple(s + d.astype(s.dtype) for s, d in zip(d_consts, more, strict=True))
             return d_consts, d_carry
 
         full, rest = divmod(problem.chunks, problem.checkpoint_every)
-        state = (tuple(jnp.zeros(s.shape, s.dtype) for s in d_consts), _all(d_end_ref))
+        state = (tuple(jnp.zeros(s.shape, s.dtype) for s in problem.d_consts), _all(d_end_ref))
         if rest:
             state = segment(np.int32(full), state, rest)
         sums, d_start = jax.lax.fori_loop(
@@ -210,9 +210,6 @@ def backward(
             ref[...] = value
 
     groups, chunks = problem.groups, problem.chunks
-    d_consts = tuple(
-        jax.ShapeDtypeStruct(c.shape, accumulator_dtype(c.dtype)) for c in problem.consts
-    )
     return pl.pallas_call(
         kernel,
         grid=(groups,),
@@ -223,11 +220,11 @@ def backward(
             _specs(problem.carry),
             _specs(problem.y, chunks),
         ),
-        out_specs=(_specs(d_consts), _specs(problem.carry), _specs(problem.x, chunks)),
+        out_specs=(_specs(problem.d_consts), _specs(problem.carry), _specs(problem.x, chunks)),
         out_shape=(
-            _arrays(d_consts, (groups,), xs),
-            _arrays(problem.carry, (groups,), xs),
-            _arrays(problem.x, (groups, chunks), xs),
+            outputs(problem.d_consts, (groups,), xs),
+            outputs(problem.carry, (groups,), xs),
+            outputs(problem.x, (groups, chunks), xs),
         ),
         compiler_params=plgpu.CompilerParams(num_warps=WARPS),
         interpret=interpret,
@@ -251,22 +248,5 @@ def _constant_specs(problem: Problem) -> tuple[pl.BlockSpec, ...]:
     return tuple(map(spec, problem.consts, problem.sharers))
 
 
-def _arrays(shapes: Shapes, lead: tuple[int, ...], like: Leaves) -> Shapes:
-    """Outputs with leading axes ``lead``, varying over the mesh axes over which ``like`` does."""
-    mesh_axes = jax.typeof(like[0]).manual_axis_type
-    return tuple(
-        jax.ShapeDtypeStruct((*lead, *s.shape), s.dtype, manual_axis_type=mesh_axes) for s in shapes
-    )
-
-
 def _all(refs: tuple[Any, ...]) -> Leaves:
     return tuple(ref[...] for ref in refs)
-
-
-def _at(refs: tuple[Any, ...], index: Any) -> Leaves:
-    return tuple(ref[index] for ref in refs)
-
-
-def _store(refs: tuple[Any, ...], index: Any, values: Leaves) -> None:
-    for ref, value in zip(refs, values, strict=True):
-        ref[index] = value

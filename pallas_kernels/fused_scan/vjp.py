@@ -61,6 +61,11 @@ class Problem:
         """Segments of ``checkpoint_every`` chunks; the last may be shorter."""
         return -(-self.chunks // self.checkpoint_every)
 
+    @property
+    def d_consts(self) -> Shapes:
+        """Shapes of one group's cotangents of the constants, in the dtype in which they are summed."""
+        return tuple(jax.ShapeDtypeStruct(c.shape, accumulator_dtype(c.dtype)) for c in self.consts)
+
 
 class Execution(NamedTuple):
     """What runs a problem (module docstring)."""

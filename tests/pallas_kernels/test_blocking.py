@@ -10,15 +10,16 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from pallas_kernels import fused_scan
+from pallas_kernels.chips import CHIPS, Chip
 from pallas_kernels.fused_scan import blocking
-from pallas_kernels.fused_scan.blocking import CHIPS, Chip, StepCost
+from pallas_kernels.fused_scan.blocking import StepCost
 from pallas_kernels.fused_scan.vjp import Problem, UnsupportedError, derived_step_vjp
 from tests.pallas_kernels.memory_step import memory_shapes, memory_step
 from tests.pallas_kernels.toy_step import outputs_and_gradients, toy_inputs, toy_step
 from tests.pallas_kernels.tpu_compile import compile_for
 from titans_jax.memory.networks import MLPNetwork
 
-V4, V5E, V5P = CHIPS[:3]
+V4, V5E, V5P = (CHIPS[name] for name in ("v4", "v5e", "v5p"))
 
 
 def target(kind, cores=1):
@@ -64,12 +65,12 @@ class TestTargetChip:
     def test_mesh_of_an_absent_tpu(self):
         with target("TPU v5", cores=2):
             chip, known = blocking.target_chip(by_name=False)
-        assert (chip.name, chip.cores, known) == ("v5p", 2, True)
+        assert (chip.name, chip.device_cores, known) == ("v5p", 2, True)
 
     def test_unknown_has_the_least_vmem_unless_the_kernel_was_asked_for(self):
         least, most = (blocking.target_chip(by_name=by_name) for by_name in (False, True))
         assert least == (V4, False)
-        assert (most[0].vmem, most[1]) == (max(chip.vmem for chip in CHIPS), False)
+        assert (most[0].vmem, most[1]) == (max(chip.vmem for chip in CHIPS.values()), False)
 
 
 class TestBudget:
@@ -126,7 +127,7 @@ class TestBudget:
 
 class TestChoices:
     #: Both resources at one unit per second: times are flops / UTILISATION and bytes.
-    CHIP = Chip("unit", (), 2**30, 1.0, 1.0)
+    CHIP = Chip("unit", 1, 1, 1, 128, 1, 1.0, 1.0, 2**30, (), "")
 
     def test_bound_by_compute_saves_every_chunk(self):
         cost = StepCost(10**9, 3 * 10**9, 0, 0)
@@ -147,7 +148,7 @@ class TestChoices:
         assert self.groups(problem_of(8, 128, groups=3), V5E) == [1, 1]
 
     def test_every_core_has_a_step(self):
-        two_cores = dataclasses.replace(V5P, cores=2)
+        two_cores = dataclasses.replace(V5P, device_cores=2)
         assert self.groups(problem_of(8, 128, groups=2), two_cores) == [1, 1]
 
     @staticmethod

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from titans_jax.layers.attention_tpu import target_platform
+from titans_jax.placement import target_platform
 from titans_jax.typing import Array, Bool, Float
 
 #: Fewer queries than this (decoding) are left to XLA.

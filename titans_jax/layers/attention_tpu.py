@@ -7,15 +7,12 @@ computes the joint weights: nothing is attended twice. That VJP has no public na
 (`_splash_attention_bwd`); the tests of this file hold it to the XLA attention.
 
 Documents and padding are the kernel's segment ids, and which key lies in whose past is its static mask.
-Lengths are padded to whole blocks. A compiler cannot partition the kernel: under a mesh of several devices
-(``jax.set_mesh``) it runs in ``jax.shard_map``, the batch over "data" and "fsdp" and the heads over "tensor" as far as
-they divide, and everything else in every device's copy.
+Lengths are padded to whole blocks. Under a mesh the kernel is shared out as placement.py says.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from titans_jax.placement import kernel_shares, target_platform
 from titans_jax.typing import Array, Float, Int
 
 #: The kernel's matrices are whole lanes wide.
@@ -36,7 +34,6 @@ LARGEST_BLOCK = 512
 LARGEST_POSITION = 2**15
 #: Id of what no token attends to, except padding itself: a row of scores without any key has no softmax.
 NOBODY = -1
-BATCH_AXES, HEAD_AXES = ("data", "fsdp"), ("tensor",)
 
 
 class Past(NamedTuple):
@@ -77,24 +74,6 @@ def runs(q: Float[Array, "B T H K"], past: Past) -> bool:
         and not config.jax_enable_x64
         and not jax.typeof(q).manual_axis_type.varying
     )
-
-
-def target_platform() -> str:
-    """The platform that is compiled for: that of the mesh in context, else the default device's.
-
-    It is known while tracing, unlike the platform of ``jax.lax.platform_dependent``, whose differentiation
-    keeps the residuals of every platform's branch: on a CPU that would change what is compiled. To compile for
-    a TPU that is absent, lower under ``jax.set_mesh`` with its devices; to compute elsewhere than on the
-    default platform, under ``jax.default_device``.
-    """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is not None:
-        return device.platform
-    config: Any = jax.config
-    default = config.jax_default_device
-    if default is None:
-        return jax.default_backend()
-    return default if isinstance(default, str) else default.platform
 
 
 def attend(
@@ -294,30 +273,20 @@ def _heads_first(*arrays: Array) -> tuple[Array, ...]:
 
 
 def _partitioned(function: Callable[..., Any], inputs: str, outputs: str) -> Callable[..., Any]:
-    """The function on every device's share of the batch and heads.
+    """The function on every device's share of the batch and heads (placement.py).
 
     Args:
         function: of arrays.
         inputs: one letter for each array: q, k, v for [B T H K], l for [B H T], i for ids [B T].
         outputs: the same for the results.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    free = [
-        name
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind != AxisType.Manual
-    ]
-    if math.prod(mesh.shape[name] for name in free) == 1:
-        return function
-
-    def axes(names: tuple[str, ...], size: int) -> tuple[str, ...] | None:
-        present = tuple(name for name in names if name in free)
-        whole = size % math.prod(mesh.shape[name] for name in present) == 0
-        return present if present and whole else None
 
     def call(*arrays: Array) -> Any:
         sequences, _, heads, _ = arrays[0].shape
-        b, h = axes(BATCH_AXES, sequences), axes(HEAD_AXES, heads)
+        shares = kernel_shares(sequences, heads)
+        if shares is None:
+            return function(*arrays)
+        b, h = shares.batch, shares.heads
         by_kind = dict.fromkeys("qkv", PartitionSpec(b, None, h)) | {
             "l": PartitionSpec(b, h),
             "i": PartitionSpec(b),
@@ -326,7 +295,7 @@ def _partitioned(function: Callable[..., Any], inputs: str, outputs: str) -> Cal
             function,
             in_specs=tuple(by_kind[kind] for kind in inputs),
             out_specs=tuple(by_kind[kind] for kind in outputs),
-            axis_names=set(free),
+            axis_names=shares.axes,
             check_vma=False,  # the kernel does not say how its outputs vary
         )(*arrays)
 

@@ -31,6 +31,7 @@ from titans_jax.memory.online import online_scan
 from titans_jax.memory.scan import associative_chunk_scan
 from titans_jax.memory.sequential import TokenState, sequential_scan
 from titans_jax.memory.state import MemoryState
+from titans_jax.placement import target_platform
 from titans_jax.typing import Array, Heads, TokenFlags
 
 Execution = Literal["auto", "sequential", "associative_scan", "chunked", "fused", "online"]
@@ -190,7 +191,7 @@ def choose_execution(
             return "associative_scan"
         if chunk == 1 and linear and reset is None:
             return "online"
-        return "fused" if _on_accelerator() else "chunked"
+        return "chunked" if target_platform() == "cpu" else "fused"
     if execution in ("chunked", "fused") and not dense:
         raise ValueError(
             f"execution {execution!r} needs a built-in network ('mlp' or 'residual'); "
@@ -202,12 +203,6 @@ def choose_execution(
             f"chunk={chunk}, network={network!r}, reset {'given' if reset is not None else 'None'}"
         )
     return execution
-
-
-def _on_accelerator() -> bool:
-    """Whether this is compiled for a TPU or GPU: by the mesh in context, which may be of an absent one."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() != "cpu" if device is None else device.device_kind != "cpu"
 
 
 def _choose_tile(chunk: int, largest: int) -> int:

@@ -5,17 +5,15 @@ whole sequence, and every memory of the batch is a group of its own. The kernel'
 `tile_update` that other executions run; only the gates arrive as rows, because a column of scalars would
 cost 128 lanes each in the chip's memory, and are turned inside.
 
-A compiler cannot partition a kernel. Under a mesh (``jax.set_mesh``) it therefore runs in ``jax.shard_map``, the
-batch over the axes "data" and "fsdp" and the heads over "tensor", as far as they divide.
+Under a mesh the memories are shared out as placement.py says.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Float
 
 from pallas_kernels.fused_scan import fused_scan
@@ -23,6 +21,7 @@ from titans_jax.memory.chunk import Carry, Tile, tile_update
 from titans_jax.memory.chunked import GridTokens, select
 from titans_jax.memory.gates import Read, TileGates, column, gate_sums
 from titans_jax.memory.networks import MLPNetwork
+from titans_jax.placement import kernel_shares
 from titans_jax.typing import Array, FastWeights
 
 
@@ -137,29 +136,19 @@ def fused_chunk_scan(
     bound_step: bool = False,
     **options,
 ) -> tuple[Carry, FastWeights, Float[Array, "N tiles B R H K"]]:
-    """Like `chunked.chunked_scan`, by a kernel on TPU and GPU.
+    """`chunked.chunked_scan`, whose arguments and results these are, by a kernel on TPU and GPU.
 
     Args:
-        network: memory network.
-        gain: its norm's gain, for "residual".
-        carry: M and S before the first token, ``[B, H, ...]``.
-        anchor: M at the start of the running chunk.
-        tokens: on the grid.
-        initial: M and S at a document's start, ``[H, ...]``; needed with ``tokens.reset``.
-        read: y_t from M_t ("after") or M_{t-1} ("before").
-        bound_step: see networks.py.
+        network, gain, carry, anchor, tokens, initial, read, bound_step: see there.
         **options: of `fused_scan`.
-
-    Returns:
-        M and S after the last token, the anchor then, and the reads.
     """
     scan = functools.partial(_scan_groups, network, read, bound_step, options)
     arguments = (gain, carry, anchor, tokens, initial if tokens.reset is not None else None)
     batch, heads = tokens.q.shape[2], tokens.q.shape[4]
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
+    shares = kernel_shares(batch, heads)
+    if shares is None:
         return scan(*arguments)
-    b, h = _axes(mesh, BATCH_AXES, batch), _axes(mesh, HEAD_AXES, heads)
+    b, h = shares.batch, shares.heads
     state, by_head = PartitionSpec(b, h), PartitionSpec(h)
     matrices = PartitionSpec(None, None, b, None, h)
     by_chunk = PartitionSpec(None, b)
@@ -170,18 +159,8 @@ def fused_chunk_scan(
         scan,
         in_specs=(by_head, state, state, specs, by_head),
         out_specs=(state, state, matrices),
+        axis_names=shares.axes,
     )(*arguments)
-
-
-#: Mesh axes over which sequences and heads are shared out.
-BATCH_AXES, HEAD_AXES = ("data", "fsdp"), ("tensor",)
-
-
-def _axes(mesh: AbstractMesh, names: tuple[str, ...], size: int) -> tuple[str, ...]:
-    """Those of the mesh's axes among ``names`` that divide ``size`` together; none if they do not."""
-    present = tuple(name for name in names if name in mesh.axis_names)
-    count = math.prod(mesh.shape[name] for name in present)
-    return present if size % count == 0 else ()
 
 
 def _scan_groups(network, read, bound_step, options, gain, carry, anchor, tokens, initial):

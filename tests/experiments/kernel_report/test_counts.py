@@ -16,11 +16,11 @@ from jax.experimental import pallas as pl
 
 from experiments.kernel_report import accuracy, rows, text
 from experiments.kernel_report.blocks import padded_bytes, traffic
-from experiments.kernel_report.chips import CHIPS, chip_of
 from experiments.kernel_report.matmuls import Matmul, bound_cycles, matmuls
 from experiments.kernel_report.plot import roofline
 from experiments.kernel_report.rounding import with_rounded_products
 from experiments.kernel_report.shapes import MemoryShape, preset_shape, table_shapes
+from pallas_kernels.chips import CHIPS, chip_of
 from tests.tolerances import OUTPUT_F32
 
 REPOSITORY = Path(__file__).resolve().parents[3]

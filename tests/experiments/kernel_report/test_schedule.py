@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from experiments.kernel_report.children import ChildError
-from experiments.kernel_report.chips import CHIPS
 from experiments.kernel_report.compile import load_program, measure
 from experiments.kernel_report.schedule import count
+from pallas_kernels.chips import CHIPS
 
 PROGRAMS = str(Path(__file__).with_name("programs.py"))
 V5E, V6E = "v5e:2x2", "v6e:2x2"

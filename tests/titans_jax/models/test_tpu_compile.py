@@ -40,8 +40,8 @@ def training_step(variant):
 def test_training_step_on_v5e(variant):
     step, arguments = training_step(variant)
     # Unwrapped: the jitted step has options for the compiler of this machine.
-    compiled = compile_for("v5e", step.__wrapped__, *arguments)
-    text = compiled.as_text()
+    with jax.enable_x64(False):  # which splash attention does not compile under
+        text = compile_for("v5e", step.__wrapped__, *arguments).as_text()
     assert "fused_scan_forward" in text
     assert "fused_scan_backward" in text
-    assert compiled.memory_analysis().temp_size_in_bytes > 0
+    assert ("splash_mha" in text) == (variant != "lmm")

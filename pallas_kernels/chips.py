@@ -1,11 +1,12 @@
-"""What each TPU can do: matrix units, clock, memory. The one table that every bound of the report uses.
+"""What each TPU can do: matrix units, clock, memory. The one table of them.
 
 Peak FLOP/s, HBM bandwidth, cores per chip and the number and width of a core's matrix units are Google's
 published figures (``source`` of each chip); the VMEM sizes and the widths are also in JAX's own
-``jax/_src/pallas/mosaic/tpu_info.py``. Clocks follow from the peak. A unit of width w holds a [w, w] operand
-and multiplies ``rows_per_cycle`` rows by it in a cycle: one on v4 and v5. On v6e and TPU7x it is two: the
-published peak of v6e over two 256-wide units at one row would be a clock of 3.5 GHz, and libtpu's own estimate
-of a large matmul (8192^3 in 2.98 million cycles) is more than two such units could do.
+``jax/_src/pallas/mosaic/tpu_info.py``; asked for more VMEM than there is, libtpu's compiler names its size.
+Clocks follow from the peak. A unit of width w holds a [w, w] operand and multiplies ``rows_per_cycle`` rows by
+it in a cycle: one on v4 and v5. On v6e and TPU7x it is two: the published peak of v6e over two 256-wide units
+at one row would be a clock of 3.5 GHz, and libtpu's own estimate of a large matmul (8192^3 in 2.98 million
+cycles) is more than two such units could do.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ class Chip:
         peak: bf16 FLOP/s of the chip.
         hbm: bytes per second of the chip.
         vmem: bytes of VMEM of a core.
+        kinds: ``device_kind`` of its devices.
         source: where peak, hbm, cores and units are published.
     """
 
@@ -40,6 +42,7 @@ class Chip:
     peak: float
     hbm: float
     vmem: int
+    kinds: tuple[str, ...]
     source: str
 
     @property
@@ -48,14 +51,24 @@ class Chip:
         return 2 * self.units * self.width**2 * self.rows_per_cycle
 
     @property
+    def core_peak(self) -> float:
+        """bf16 FLOP/s of one core."""
+        return self.peak / self.cores
+
+    @property
+    def core_hbm(self) -> float:
+        """Bytes per second of one core while all cores of the chip use the HBM."""
+        return self.hbm / self.cores
+
+    @property
     def clock(self) -> float:
         """Cycles per second, from the published peak."""
-        return self.peak / (self.cores * self.flops_per_cycle)
+        return self.core_peak / self.flops_per_cycle
 
     @property
     def hbm_per_cycle(self) -> float:
         """HBM bytes per cycle for one core while all cores of the chip use it."""
-        return self.hbm / self.cores / self.clock
+        return self.core_hbm / self.clock
 
     def matmul_cycles(self, rows: int, inner: int, columns: int) -> float:
         """Fewest cycles of one core for [rows, inner] @ [inner, columns], in one bf16 pass.
@@ -76,16 +89,18 @@ class Chip:
 LANES = 128
 MIB = 2**20
 
+# fmt: off
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 2, 1, 4, 128, 1, 275e12, 1228e9, 16 * MIB, GOOGLE + "v4"),
-        Chip("v5e", 1, 1, 4, 128, 1, 197e12, 819e9, 128 * MIB, GOOGLE + "v5e"),
-        Chip("v5p", 2, 2, 4, 128, 1, 459e12, 2765e9, 64 * MIB, GOOGLE + "v5p"),
-        Chip("v6e", 1, 1, 2, 256, 2, 918e12, 1640e9, 128 * MIB, GOOGLE + "v6e"),
-        Chip("TPU7x", 2, 1, 2, 256, 2, 2307e12, 7380e9, 64 * MIB, GOOGLE + "tpu7x"),
+        Chip("v4", 2, 1, 4, 128, 1, 275e12, 1228e9, 16 * MIB, ("TPU v4",), GOOGLE + "v4"),
+        Chip("v5e", 1, 1, 4, 128, 1, 197e12, 819e9, 128 * MIB, ("TPU v5e", "TPU v5 lite"), GOOGLE + "v5e"),
+        Chip("v5p", 2, 2, 4, 128, 1, 459e12, 2765e9, 64 * MIB, ("TPU v5p", "TPU v5"), GOOGLE + "v5p"),
+        Chip("v6e", 1, 1, 2, 256, 2, 918e12, 1640e9, 128 * MIB, ("TPU v6e", "TPU v6 lite"), GOOGLE + "v6e"),
+        Chip("TPU7x", 2, 1, 2, 256, 2, 2307e12, 7380e9, 64 * MIB, ("TPU7x", "TPU7"), GOOGLE + "tpu7x"),
     )
 }
+# fmt: on
 
 
 def chip_of(topology: str) -> Chip:
