@@ -23,7 +23,7 @@ from titans_jax.memory.api import check_flags, memory_scan
 from titans_jax.memory.chunk import Carry
 from titans_jax.memory.gates import Gates, gates_from_logits
 from titans_jax.memory.networks import MLPNetwork, network_function
-from titans_jax.memory.state import MemoryState, fresh_state
+from titans_jax.memory.state import MemoryState, fresh_state, skip_tokens
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
 #: Initial gate biases: alpha = 1.2e-4, eta = 0.5, theta half its range. Forgetting must start slower than
@@ -248,6 +248,7 @@ class NeuralMemory(nnx.Module):
         reset: TokenFlags | None = None,
         prefix: Float[Array, "P D"] | None = None,
         aligned: bool = False,
+        freeze: bool = False,
     ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         """Reads and writes the memory at every token.
 
@@ -258,6 +259,8 @@ class NeuralMemory(nnx.Module):
             reset: True where a document starts, at a chunk's first token.
             prefix: persistent tokens, written before every sequence and document.
             aligned: the caller's promise that ``state`` is at a chunk's start, which saves a shift.
+            freeze: read without learning: no token is written, and M does not move by S or alpha
+                either. Everything else of the state goes on.
 
         Returns:
             The outputs and the state after the last token.
@@ -278,31 +281,45 @@ class NeuralMemory(nnx.Module):
         start = self._start(prefix) if state is None or reset is not None else None
         aligned = aligned or state is None
         state = self._fresh(x.shape[0], start) if state is None else state
-        return self._run(x, state, mask, reset, start, aligned=aligned)
+        return self._run(x, state, mask, reset, start, aligned=aligned, freeze=freeze)
 
-    def _run(self, x, state: NeuralMemoryState, mask, reset, start: Carry | None, *, aligned: bool):
+    def _run(
+        self,
+        x,
+        state: NeuralMemoryState,
+        mask,
+        reset,
+        start: Carry | None,
+        *,
+        aligned: bool,
+        freeze: bool = False,
+    ):
         q, conv_q = self.query(x, state.conv_q, reset, mask)
         k, conv_k = self.key(x, state.conv_k, reset, mask)
         v, conv_v = self.value(x, state.conv_v, reset, mask)
         gates, gate_input = self._gates(x, state, mask, reset)
-        y, memory = memory_scan(
-            self.network,
-            state.memory,
-            q,
-            k,
-            v,
-            gates,
-            chunk=self.config.chunk,
-            gain=None if self.gain is None else self.gain[...],
-            tile=self.config.tile,
-            mask=mask,
-            reset=reset,
-            initial=start if reset is not None else None,
-            read=self.config.read,
-            bound_step=self.config.bound_step,
-            execution=self.config.execution,
-            aligned=aligned,
-        )
+        if freeze and reset is None:
+            y = self.read(q, state.memory.weights)
+            memory = skip_tokens(state.memory, x.shape[1], self.config.chunk)
+        else:
+            y, memory = memory_scan(
+                self.network,
+                state.memory,
+                q,
+                k,
+                v,
+                gates,
+                chunk=self.config.chunk,
+                gain=None if self.gain is None else self.gain[...],
+                tile=self.config.tile,
+                mask=jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask,
+                reset=reset,
+                initial=start if reset is not None else None,
+                read=self.config.read,
+                bound_step=self.config.bound_step,
+                execution=self.config.execution,
+                aligned=aligned,
+            )
         y = self.norm(y.astype(self.dtype)).reshape(x.shape)
         if self.output_gate is not None:
             y = y * jax.nn.silu(self.output_gate(x))

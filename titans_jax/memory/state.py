@@ -48,3 +48,22 @@ def fresh_state(weights: PyTree, batch_size: int, momentum: PyTree | None = None
     return MemoryState(
         start, jax.tree.map(broadcast, momentum), start, jnp.zeros((batch_size,), jnp.int32)
     )
+
+
+def skip_tokens(state: MemoryState, length: int, chunk: int) -> MemoryState:
+    """The state after tokens that write nothing, as masked ones do: the anchor moves on with the chunks.
+
+    Args:
+        state: before the tokens.
+        length: number of tokens.
+        chunk: tokens that share one anchor.
+    """
+    end = state.position + length
+    moves = end >= chunk
+
+    def anchor(weights, old):
+        return jnp.where(moves.reshape(-1, *(1,) * (old.ndim - 1)), weights, old)
+
+    return state._replace(
+        anchor=jax.tree.map(anchor, state.weights, state.anchor), position=end % chunk
+    )

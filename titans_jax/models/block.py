@@ -43,6 +43,7 @@ class Block(nnx.Module):
                 dim, config.feed_forward, dtype, residual_scale=config.residual_scale, rngs=rngs
             )
         self.has_feed_forward = config.feed_forward > 0
+        self.has_memory = config.variant != "transformer"
 
     def init_state(self, batch_size: int, max_length: int | None) -> Any:
         """The sequence layer's state before the first token."""
@@ -55,6 +56,8 @@ class Block(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         reset: Bool[Array, "B T"] | None = None,
+        freeze_memory: bool = False,
+        aligned: bool = False,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """Applies the block.
 
@@ -63,11 +66,14 @@ class Block(nnx.Module):
             state: state after the tokens before `x`; None at the start of a stream.
             mask: False where a token is padding.
             reset: True where a document starts.
+            freeze_memory: read the memory without writing.
+            aligned: the caller's promise that `state` is at a chunk's (MAC: a segment's) start.
 
         Returns:
             The residual stream and the new state.
         """
-        x, state = self.mixer(x, state, mask=mask, reset=reset)
+        options = {"freeze_memory": freeze_memory, "aligned": aligned} if self.has_memory else {}
+        x, state = self.mixer(x, state, mask=mask, reset=reset, **options)
         if self.has_feed_forward:
             x = x + self.feed_forward(self.norm(x))
         return x, state

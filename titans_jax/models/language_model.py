@@ -75,6 +75,8 @@ class Titans(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         reset: Bool[Array, "B T"] | None = None,
+        freeze_memory: bool = False,
+        aligned: bool = False,
     ) -> tuple[Float[Array, "B T V"], Any]:
         """Predicts the token after every token.
 
@@ -84,6 +86,9 @@ class Titans(nnx.Module):
                 start of a stream, which is the fast path for training.
             mask: False where a token is padding: it changes nothing but keeps its place in the chunk.
             reset: True where a document starts, at the first token of a chunk (of a segment, for MAC).
+            freeze_memory: read the memory without writing: what its learning brings is the difference.
+            aligned: the caller's promise that `state` is at a chunk's (for MAC a segment's) start, which
+                is faster. Where it is not kept, the result is wrong.
 
         Returns:
             Logits, in float32 at least, and the state after these tokens.
@@ -91,13 +96,20 @@ class Titans(nnx.Module):
         Raises:
             ValueError: if an argument's shape or dtype does not fit.
         """
-        self._check(tokens, state, mask, reset)
+        self._check(tokens, state, mask, reset, freeze_memory)
         dtype = self.config.activation_dtype
         graph, parameters = nnx.split(self.layers)
 
         def layer(x: Array, scanned: tuple[Any, Any]) -> tuple[Array, Any]:
             layer_parameters, layer_state = scanned
-            return nnx.merge(graph, layer_parameters)(x, layer_state, mask=mask, reset=reset)
+            return nnx.merge(graph, layer_parameters)(
+                x,
+                layer_state,
+                mask=mask,
+                reset=reset,
+                freeze_memory=freeze_memory,
+                aligned=aligned,
+            )
 
         if self.config.remat:
             layer = jax.checkpoint(layer)
@@ -109,7 +121,16 @@ class Titans(nnx.Module):
         logits = jnp.matmul(x, kernel.astype(dtype), preferred_element_type=statistics_dtype(dtype))
         return logits, state
 
-    def _check(self, tokens: Array, state: Any, mask: Array | None, reset: Array | None) -> None:
+    def _check(
+        self,
+        tokens: Array,
+        state: Any,
+        mask: Array | None,
+        reset: Array | None,
+        freeze_memory: bool,
+    ) -> None:
+        if freeze_memory and self.config.variant == "transformer":
+            raise ValueError("freeze_memory must be False for a transformer, which has no memory")
         if tokens.ndim != 2 or 0 in tokens.shape:
             raise ValueError(f"tokens must have shape [batch, length], got {tokens.shape}")
         if not jnp.issubdtype(tokens.dtype, jnp.integer):

@@ -47,6 +47,8 @@ class LongTermMemory(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         reset: Bool[Array, "B T"] | None = None,
+        freeze_memory: bool = False,
+        aligned: bool = False,
     ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         """Adds the memory's outputs to the residual stream.
 
@@ -55,10 +57,20 @@ class LongTermMemory(nnx.Module):
             state: memory after the tokens before `x`; None at the start of a stream.
             mask: False where a token is padding.
             reset: True where a document starts, at a chunk's first token.
+            freeze_memory: read the memory without writing.
+            aligned: the caller's promise that `state` is at a chunk's start.
 
         Returns:
             The residual stream and the new state.
         """
         prefix = self.norm(self.persistent())
-        out, state = self.memory(self.norm(x), state, mask=mask, reset=reset, prefix=prefix)
+        out, state = self.memory(
+            self.norm(x),
+            state,
+            mask=mask,
+            reset=reset,
+            prefix=prefix,
+            aligned=aligned,
+            freeze=freeze_memory,
+        )
         return x + out, state

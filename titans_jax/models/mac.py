@@ -110,6 +110,8 @@ class MemoryAsContext(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         reset: Bool[Array, "B T"] | None = None,
+        freeze_memory: bool = False,
+        aligned: bool = False,
     ) -> tuple[Float[Array, "B T D"], MACState]:
         """Adds the gated attention to the residual stream.
 
@@ -119,6 +121,8 @@ class MemoryAsContext(nnx.Module):
                 lie on a grid known before compilation.
             mask: False where a token is padding; it takes a slot of its segment all the same.
             reset: True where a document starts, at a segment's first token.
+            freeze_memory: recall from and read the memory without writing.
+            aligned: the caller's promise that `state` is at a segment's start.
 
         Returns:
             The residual stream and the new state.
@@ -134,17 +138,19 @@ class MemoryAsContext(nnx.Module):
             mask,
             reset,
         )
-        if state is None:
-            attended, remembered, state = self._fresh(tokens)
+        if state is None or aligned:
+            state = self.init_state(batch, None) if state is None else state
+            attended, remembered, state = self._aligned(tokens, state, freeze_memory)
         else:
-            attended, remembered, state = self._carried(tokens, state)
+            attended, remembered, state = self._carried(tokens, state, freeze_memory)
         return x + self.combination(attended, remembered), state._replace(context_tail=tail)
 
-    def _fresh(self, tokens: _Tokens) -> tuple[Array, Array, MACState]:
-        """All tokens of new streams: a scan over whole segments, then what is left over."""
+    def _aligned(
+        self, tokens: _Tokens, state: MACState, freeze: bool
+    ) -> tuple[Array, Array, MACState]:
+        """Tokens from a segment's start on: a scan over whole segments, then what is left over."""
         batch, length = tokens.q.shape[:2]
         whole = length // self.segment * self.segment
-        state = self.init_state(batch, None)
 
         def segment(memory: NeuralMemoryState, piece: _Tokens) -> tuple[NeuralMemoryState, tuple]:
             size = piece.q.shape[1]
@@ -154,7 +160,7 @@ class MemoryAsContext(nnx.Module):
             position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size))
             visible = _causal(position, position) & cache.visible[:, None, :]
             attended = self._attend(piece.q, position, cache, position, visible)
-            remembered, memory = self._write(attended, memory, piece, aligned=True)
+            remembered, memory = self._write(attended, memory, piece, freeze, aligned=True)
             return memory, (attended, remembered, weights, cache)
 
         def scanned(memory: NeuralMemoryState, piece: _Tokens) -> tuple[NeuralMemoryState, tuple]:
@@ -184,25 +190,29 @@ class MemoryAsContext(nnx.Module):
         remembered = jnp.concatenate([remembered, last_remembered], axis=1)
         return attended, remembered, state
 
-    def _carried(self, tokens: _Tokens, state: MACState) -> tuple[Array, Array, MACState]:
+    def _carried(
+        self, tokens: _Tokens, state: MACState, freeze: bool
+    ) -> tuple[Array, Array, MACState]:
         """Tokens that continue streams: frames of a segment's length, wherever segments begin."""
         length = tokens.q.shape[1]
         whole = length // self.segment * self.segment
 
         def scanned(state: MACState, piece: _Tokens) -> tuple[MACState, tuple[Array, Array]]:
-            attended, remembered, state = self._advance(piece, state)
+            attended, remembered, state = self._advance(piece, state, freeze)
             return state, (attended, remembered)
 
         state, outputs = jax.lax.scan(scanned, state, _frames(tokens, whole, self.segment))
         attended, remembered = (_unframe(leaf) for leaf in outputs)
         if whole == length:
             return attended, remembered, state
-        last_attended, last_remembered, state = self._advance(_after(tokens, whole), state)
+        last_attended, last_remembered, state = self._advance(_after(tokens, whole), state, freeze)
         attended = jnp.concatenate([attended, last_attended], axis=1)
         remembered = jnp.concatenate([remembered, last_remembered], axis=1)
         return attended, remembered, state
 
-    def _advance(self, piece: _Tokens, state: MACState) -> tuple[Array, Array, MACState]:
+    def _advance(
+        self, piece: _Tokens, state: MACState, freeze: bool
+    ) -> tuple[Array, Array, MACState]:
         """At most a segment's length of tokens, which lie in the running segment and in the next.
 
         The next segment recalls from the memory as the running one leaves it, so the running one's
@@ -241,7 +251,7 @@ class MemoryAsContext(nnx.Module):
 
             def write_running_segment() -> FastWeights:
                 running = piece._replace(mask=valid & ~later, reset=now)
-                _, memory = self._write(attend(context)[0], state.memory, running)
+                _, memory = self._write(attend(context)[0], state.memory, running, freeze)
                 return memory.memory.weights
 
             next_weights = jax.lax.cond(jnp.any(later), write_running_segment, lambda: weights)
@@ -251,7 +261,7 @@ class MemoryAsContext(nnx.Module):
                 lambda a, b: jnp.where(later[..., None, None], a, b), next_context, context
             )
         attended, new = attend(context)
-        remembered, memory = self._write(attended, state.memory, piece)
+        remembered, memory = self._write(attended, state.memory, piece, freeze)
 
         end = state.offset + size
         segments = end // self.segment  # 0 or 1: segments completed
@@ -313,11 +323,17 @@ class MemoryAsContext(nnx.Module):
         attended: Float[Array, "B Q D"],
         memory: NeuralMemoryState,
         piece: _Tokens,
+        freeze: bool,
         aligned: bool = False,
     ) -> tuple[Float[Array, "B Q D"], NeuralMemoryState]:
         """Writes norm(y) and reads after each write (Eq. 24, 25)."""
         return self.memory(
-            self.write_norm(attended), memory, mask=piece.mask, reset=piece.reset, aligned=aligned
+            self.write_norm(attended),
+            memory,
+            mask=piece.mask,
+            reset=piece.reset,
+            aligned=aligned,
+            freeze=freeze,
         )
 
     def _opening_weights(

@@ -59,6 +59,8 @@ class MemoryAsGate(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         reset: Bool[Array, "B T"] | None = None,
+        freeze_memory: bool = False,
+        aligned: bool = False,
     ) -> tuple[Float[Array, "B T D"], MAGState]:
         """Adds the gated attention to the residual stream.
 
@@ -67,6 +69,8 @@ class MemoryAsGate(nnx.Module):
             state: state after the tokens before `x`; None at the start of a stream.
             mask: False where a token is padding.
             reset: True where a document starts, at a chunk's first token.
+            freeze_memory: read the memory without writing.
+            aligned: the caller's promise that `state` is at a chunk's start.
 
         Returns:
             The residual stream and the new state.
@@ -78,6 +82,12 @@ class MemoryAsGate(nnx.Module):
             inputs, prefix, attention_state, mask=mask, reset=reset
         )
         remembered, memory_state = self.memory(
-            inputs, memory_state, mask=mask, reset=reset, prefix=prefix
+            inputs,
+            memory_state,
+            mask=mask,
+            reset=reset,
+            prefix=prefix,
+            aligned=aligned,
+            freeze=freeze_memory,
         )
         return x + self.combination(attended, remembered), MAGState(memory_state, attention_state)

@@ -60,6 +60,8 @@ class MemoryAsLayer(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         reset: Bool[Array, "B T"] | None = None,
+        freeze_memory: bool = False,
+        aligned: bool = False,
     ) -> tuple[Float[Array, "B T D"], MALState]:
         """Adds the memory's outputs, then the attention's, to the residual stream.
 
@@ -68,6 +70,8 @@ class MemoryAsLayer(nnx.Module):
             state: state after the tokens before `x`; None at the start of a stream.
             mask: False where a token is padding.
             reset: True where a document starts, at a chunk's first token.
+            freeze_memory: read the memory without writing.
+            aligned: the caller's promise that `state` is at a chunk's start.
 
         Returns:
             The residual stream and the new state.
@@ -76,7 +80,13 @@ class MemoryAsLayer(nnx.Module):
         persistent = self.persistent()
         prefix = self.memory_norm(persistent)
         remembered, memory_state = self.memory(
-            self.memory_norm(x), memory_state, mask=mask, reset=reset, prefix=prefix
+            self.memory_norm(x),
+            memory_state,
+            mask=mask,
+            reset=reset,
+            prefix=prefix,
+            aligned=aligned,
+            freeze=freeze_memory,
         )
         x = x + remembered
         # The persistent tokens go through the memory like any others before the attention sees them.

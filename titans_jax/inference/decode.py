@@ -1,0 +1,192 @@
+"""Generation in one compiled loop over a donated stream: its cost per token is the same wherever it stands.
+
+The loop feeds every token it chooses, so the stream that comes back is after the last of them and can be read into or
+generated from again. The number of tokens is not compiled in; only the buffer's size is, a power of two.
+
+Draw number n of a sequence depends on its seed and n alone, not on the batch or on how many tokens a call makes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Int
+
+from titans_jax.config import is_count, require
+from titans_jax.inference.sampling import Sampling, choose
+from titans_jax.inference.stream import Stream, advance, beside, select
+from titans_jax.models.language_model import Titans
+from titans_jax.typing import Array
+
+#: In place of tokens after a sequence's end.
+NO_TOKEN = -1
+
+
+class Generated(NamedTuple):
+    """What was generated.
+
+    Attributes:
+        tokens: a stop token included; `NO_TOKEN` after the end.
+        lengths: tokens of each sequence.
+        stream: after them.
+    """
+
+    tokens: Int[np.ndarray, "B N"]
+    lengths: Int[np.ndarray, "B"]
+    stream: Stream
+
+
+def generate(
+    model: Titans,
+    stream: Stream,
+    num_tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    seed: int | Sequence[int] = 0,
+    freeze_memory: bool = False,
+) -> Generated:
+    """Continues every sequence of a stream.
+
+    Args:
+        model: the language model.
+        stream: after at least one token; used up.
+        num_tokens: at most this many for each sequence.
+        sampling: None for `Sampling()`.
+        seed: one per sequence; a single one stands for seed, seed + 1, ...
+        freeze_memory: read without learning.
+
+    Returns:
+        Tokens, their numbers, and the stream after them.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    require(is_count(num_tokens), "num_tokens", num_tokens, "a positive integer")
+    decoder = _Decoder(model, stream, sampling or Sampling(), seed, freeze_memory)
+    stream, tokens, done = decoder(stream, 0, num_tokens, np.zeros(stream.length.shape, bool))
+    return Generated(tokens, (tokens != NO_TOKEN).sum(axis=1), stream)
+
+
+def generate_tokens(
+    model: Titans,
+    stream: Stream,
+    num_tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    seed: int | Sequence[int] = 0,
+    freeze_memory: bool = False,
+    burst: int = 1,
+) -> Generator[Int[np.ndarray, "B"], None, Stream]:
+    """`generate`, token by token: yields ``[B]`` ids as they come, and returns the stream.
+
+    Args:
+        model: the language model.
+        stream: after at least one token; used up.
+        num_tokens: at most this many.
+        sampling: None for `Sampling()`.
+        seed: as in `generate`, and the tokens are the same.
+        freeze_memory: read without learning.
+        burst: tokens per call of the device: more are faster and come later.
+    """
+    require(is_count(num_tokens), "num_tokens", num_tokens, "a positive integer")
+    require(is_count(burst), "burst", burst, "a positive integer")
+    decoder = _Decoder(model, stream, sampling or Sampling(), seed, freeze_memory)
+    done = np.zeros(stream.length.shape, bool)
+    for start in range(0, num_tokens, burst):
+        stream, tokens, done = decoder(stream, start, min(burst, num_tokens - start), done)
+        for column in tokens.T:
+            if (column != NO_TOKEN).any():
+                yield column
+        if done.all():
+            break
+    return stream
+
+
+class _Decoder:
+    """Model, seeds and options of one generation, checked."""
+
+    def __init__(self, model, stream, sampling, seed, freeze_memory):
+        vocabulary = model.config.vocab_size
+        for token in sampling.stop_tokens:
+            require(token < vocabulary, "stop_tokens", token, f"below vocab_size = {vocabulary}")
+        lengths = np.asarray(stream.length)
+        if not lengths.all():
+            raise ValueError(
+                f"stream must hold at least one token of every sequence, got lengths {lengths.tolist()}: "
+                "prefill it, with a document's start token if with nothing else"
+            )
+        seeds = [seed + i for i in range(lengths.size)] if np.ndim(seed) == 0 else list(seed)
+        if len(seeds) != lengths.size:
+            raise ValueError(
+                f"seed must be one number or {lengths.size}, one per sequence, got {len(seeds)}"
+            )
+        self.graphdef, self.params = nnx.split(model)
+        self.keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+        self.options = {"sampling": sampling, "freeze_memory": freeze_memory}
+
+    def __call__(self, stream, start, count, done) -> tuple[Stream, np.ndarray, np.ndarray]:
+        stream, tokens, done = _generate(
+            self.graphdef,
+            self.params,
+            beside(self.params, stream),
+            self.keys,
+            np.int32(start),
+            np.int32(count),
+            done,
+            buffer=1 << (count - 1).bit_length(),
+            **self.options,
+        )
+        return stream, np.asarray(tokens)[:, :count], np.asarray(done)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("graphdef", "buffer", "sampling", "freeze_memory"),
+    donate_argnames="stream",
+)
+def _generate(
+    graphdef: Any,
+    params: Any,
+    stream: Stream,
+    keys: Array,
+    start: Array,
+    count: Array,
+    done: Array,
+    *,
+    buffer: int,
+    sampling: Sampling,
+    freeze_memory: bool,
+) -> tuple[Stream, Array, Array]:
+    """At most `count` tokens, of which the first is draw number `start`."""
+    model = nnx.merge(graphdef, params)
+    batch = done.shape[0]
+    stops = jnp.asarray(sampling.stop_tokens, jnp.int32)
+
+    def goes_on(loop):
+        i, _, _, done = loop
+        return (i < count) & ~jnp.all(done)
+
+    def one_token(loop):
+        i, stream, tokens, done = loop
+        draws = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, start + i)
+        token = choose(stream.logits, stream.seen, draws, sampling)
+        _, after = advance(
+            model, stream, token[:, None], freeze_memory=freeze_memory, aligned=False
+        )
+        if sampling.stop_tokens and batch > 1:  # a single sequence ends the loop when it is done
+            after = select(~done, after, stream)
+        tokens = tokens.at[:, i].set(jnp.where(done, NO_TOKEN, token))
+        if sampling.stop_tokens:
+            done = done | jnp.isin(token, stops)
+        return i + 1, after, tokens, done
+
+    tokens = jnp.full((batch, buffer), NO_TOKEN, jnp.int32)
+    loop = (jnp.zeros((), jnp.int32), stream, tokens, done)
+    _, stream, tokens, done = jax.lax.while_loop(goes_on, one_token, loop)
+    return stream, tokens, done
