@@ -19,6 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from experiments.kernel_report import children
 from experiments.kernel_report.programs import (
+    SAVED_DTYPE,
     Inputs,
     abstract_inputs,
     kernel_scan,
@@ -87,6 +88,7 @@ def measure_errors(**fields: int) -> dict[str, dict[str, float]]:
             with_rounded_products(scan.step),
             *scan.arguments(inputs),
             implementation="mosaic_tpu",
+            saved_dtype=SAVED_DTYPE,
             step_vjp=with_rounded_products(_vjp_of(scan.step)),
             interpret=pltpu.InterpretParams(),
         )

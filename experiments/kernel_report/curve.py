@@ -40,7 +40,10 @@ def checkpoint_curve(
         for every in EVERY
     ]
     carry = programs.abstract_inputs(shape, groups=1)
-    saved = sum(padded_bytes(a.shape, a.dtype) for a in (*carry.weights, *carry.momentum))
+    saved = sum(
+        padded_bytes(a.shape, programs.SAVED_DTYPE or a.dtype)
+        for a in (*carry.weights, *carry.momentum)
+    )
     points = []
     for every, future in zip(EVERY, pending, strict=True):
         point: dict[str, Any] = {

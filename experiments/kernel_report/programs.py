@@ -13,7 +13,13 @@ from pallas_kernels.fused_scan.api import Implementation
 from titans_jax.memory import Carry, Gates, MLPNetwork, chunk_update
 from titans_jax.memory.chunk import Tile
 from titans_jax.memory.chunked import GridTokens
-from titans_jax.memory.fused import FusedCarry, FusedConstants, fused_step, grouped_tiles
+from titans_jax.memory.fused import (
+    FusedCarry,
+    FusedConstants,
+    fused_step,
+    grouped_tiles,
+    saved_dtype,
+)
 from titans_jax.memory.gates import gate_sums, tile_gates
 from titans_jax.typing import Array
 
@@ -33,6 +39,10 @@ class Inputs(NamedTuple):
     gates: Any
     weights: Any
     momentum: Any
+
+
+#: The dtype in which the memory saves its carries for backward, its tokens being bfloat16.
+SAVED_DTYPE = saved_dtype(jnp.dtype(jnp.bfloat16))
 
 
 class Scan(NamedTuple):
@@ -136,6 +146,7 @@ def forward_and_backward(
             *arguments,
             implementation=implementation,
             checkpoint_every=checkpoint_every,
+            saved_dtype=SAVED_DTYPE,
         )
 
     def fn(arguments: Any, cotangents: Any) -> Any:

@@ -4,21 +4,28 @@ The VMEM budget, per group of a grid step:
 
 * every 2-D leaf is padded to tiles of 8 sublanes (32-bit; 16 sublanes for 16-bit) and 128 lanes;
 * blocks count twice, because the pipeline double-buffers them; scratch counts once;
-* the step's temporaries count as the most bytes alive at once in its jaxpr, backward in its VJP's: more than
-  the compiler allocates for them, so the budget errs to the safe side.
+* a carry that is saved in another dtype counts once more, for the one that backward widens;
+* the step's temporaries count as the most bytes alive at once in its jaxpr, backward in its VJP's, and the step's
+  again for every chunk that a segment recomputes, because the compiler gives each its own space: more than
+  it allocates for them, so the budget errs to the safe side.
 
 Forward and backward are cut each for itself, as far as `GROUPS_PER_STEP` and the budget allow.
 
 The cost model behind the default of ``checkpoint_every``. A chunk takes the longer of its matmuls,
-at `UTILISATION` of the peak, and its HBM traffic (F, B: flops of the step and of its VJP; x, y, c:
-bytes of a chunk's inputs, its outputs and the carry; e: checkpoint_every):
+at `UTILISATION` of the peak, and its HBM traffic (F, R, B: flops of the step, of as much of it as the next
+carry needs, and of its VJP; x, y, s: bytes of a chunk's inputs, its outputs and the saved carry; e:
+checkpoint_every):
 
-    forward    max(F, (x + y + c / e) / bandwidth)
-    backward   max(B + F (e - 1) / e, (2 x + y + c / e) / bandwidth)
+    forward    max(F, (x + y + s / e) / bandwidth)
+    backward   max(B + R (e - 1) / e, (2 x + y + s / e) / bandwidth)
 
-The least sum wins among the powers of two up to `MOST_UNROLLED` that fit VMEM and save at most
+The choice is among the powers of two up to `MOST_UNROLLED` that fit VMEM and save at most
 `SAVED_BYTES_PER_TOKEN`, a token being a row of the largest streamed leaf; where none saves so little,
-the one that saves least. `python -m experiments.kernel_report --checkpoint_curve` shows what each costs.
+the one that saves least. Of those, the least sum wins, but one at which forward's traffic takes at most
+`HBM_SHARE` of its matmuls' time goes first where its sum is within `HBM_PREMIUM` of the least: a forward pass
+at the HBM's limit waits whenever anything else uses the HBM. The first and the last carry, which move once a
+sequence, are not in the model. `python -m experiments.kernel_report
+--checkpoint_curve` shows what each costs.
 """
 
 import dataclasses
@@ -32,13 +39,16 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
 from pallas_kernels.chips import CHIPS, MIB, Chip
-from pallas_kernels.fused_scan.jaxprs import called, equations
+from pallas_kernels.fused_scan.jaxprs import called, equations, without_custom_rules
 from pallas_kernels.fused_scan.vjp import Problem, Shapes, UnsupportedError
 
 Direction = TypingLiteral["forward", "backward"]
 
-#: Share of the matrix units' peak that a step's matmuls reach (static schedules: 0.4 to 0.8).
-UTILISATION = 0.5
+#: Share of the matrix units' peak that a step's matmuls reach: the presets' memory 0.6 on v6e, and more on v5e and v5p,
+#: in static schedules (`python -m experiments.kernel_report --preset=400m`).
+UTILISATION = 0.6
+#: Share of its matmuls' time that forward's HBM traffic may take, and by what factor the sum may grow for it.
+HBM_SHARE, HBM_PREMIUM = 0.6, 1.1
 #: Budget of carries saved for backward, per group: a deep memory of 256 features at chunks of 256 stays within.
 SAVED_BYTES_PER_TOKEN = 8 * 2**10
 #: A segment's chunks are unrolled in the kernel, so that compile time grows with them.
@@ -71,9 +81,17 @@ class Blocking:
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """One run of a step and of its VJP: matmul flops, and most bytes of temporaries at once."""
+    """Matmul flops, and most bytes of temporaries at once, of one run of a step and of its VJP.
+
+    Attributes:
+        flops: of the step.
+        carry_flops: of what its next carry needs.
+        vjp_flops: of its VJP.
+        temporaries, vjp_temporaries: bytes of the step and of its VJP.
+    """
 
     flops: int
+    carry_flops: int
     vjp_flops: int
     temporaries: int
     vjp_temporaries: int
@@ -109,25 +127,41 @@ def step_cost(problem: Problem) -> StepCost:
     primals = (problem.consts, problem.carry, problem.x)
     step = jax.make_jaxpr(problem.step)(*primals).jaxpr
     vjp = jax.make_jaxpr(problem.step_vjp)(*primals, problem.carry, problem.y).jaxpr
-    return StepCost(_flops(step), _flops(vjp), _most_alive(step), _most_alive(vjp))
+    carry_only = jax.make_jaxpr(without_custom_rules(lambda *args: problem.step(*args)[0]))
+    return StepCost(
+        flops=_flops(step),
+        carry_flops=_flops(_needed(carry_only(*primals).jaxpr)),
+        vjp_flops=_flops(vjp),
+        temporaries=_most_alive(step),
+        vjp_temporaries=_most_alive(vjp),
+    )
 
 
 def checkpoint_choices(problem: Problem, cost: StepCost, chip: Chip) -> list[int]:
     """Values of ``checkpoint_every`` from the best to the worst by the module docstring's model."""
-    x, y, carry = (_bytes(s) for s in (problem.x, problem.y, problem.carry))
+    x, y, saved = (_bytes(s) for s in (problem.x, problem.y, problem.saved))
     tokens = max(problem.x, key=lambda s: math.prod(s.shape)).shape[0]
     budget = SAVED_BYTES_PER_TOKEN * tokens
     rate = UTILISATION * chip.core_peak
 
-    def rank(every):
-        saved = carry / every
-        forward = max(cost.flops / rate, (x + y + saved) / chip.core_hbm)
-        flops = cost.vjp_flops + cost.flops * (every - 1) / every
-        backward = max(flops / rate, (2 * x + y + saved) / chip.core_hbm)
-        return max(saved, budget), forward + backward
+    def hbm_time(every):
+        return (x + y + saved / every) / chip.core_hbm
 
-    powers = (2**i for i in range(MOST_UNROLLED.bit_length()))
-    return sorted((p for p in powers if p <= problem.chunks), key=rank)
+    def time(every):
+        forward = max(cost.flops / rate, hbm_time(every))
+        flops = cost.vjp_flops + cost.carry_flops * (every - 1) / every
+        backward = max(flops / rate, x / chip.core_hbm + hbm_time(every))
+        return forward + backward
+
+    choices = [2**i for i in range(MOST_UNROLLED.bit_length()) if 2**i <= problem.chunks]
+    least = min(map(time, choices))
+
+    def rank(every):
+        bound_by_hbm = hbm_time(every) > HBM_SHARE * cost.flops / rate
+        premium = time(every) > HBM_PREMIUM * least
+        return max(saved / every, budget), bound_by_hbm or premium, time(every)
+
+    return sorted(choices, key=rank)
 
 
 def cut(
@@ -185,7 +219,7 @@ def check(problem: Problem, cut: Cut) -> None:
 def vmem_bytes(problem: Problem, cost: StepCost, groups: int, direction: Direction) -> int:
     """VMEM of a kernel by the module docstring's budget."""
     every = problem.checkpoint_every
-    carry, x, y = (_padded(s) for s in (problem.carry, problem.x, problem.y))
+    carry, saved, x, y = (_padded(s) for s in (problem.carry, problem.saved, problem.x, problem.y))
     consts = sum(
         min(groups, sharers) * _padded((shape,))
         for shape, sharers in zip(problem.consts, problem.sharers, strict=True)
@@ -193,9 +227,11 @@ def vmem_bytes(problem: Problem, cost: StepCost, groups: int, direction: Directi
     # Blocks: the saved carry and what streams. Scratch: the running carry; backward its cotangent and the carries
     # of a segment but the first. The first and last carries and their cotangents stay in HBM.
     if direction == "forward":
-        return 2 * consts + groups * (2 * (carry + x + y) + carry + cost.temporaries)
-    blocks = 2 * (carry + every * (2 * x + y) + _padded(problem.d_consts))
-    return 2 * consts + groups * (blocks + every * carry + cost.vjp_temporaries)
+        return 2 * consts + groups * (2 * (saved + x + y) + carry + cost.temporaries)
+    blocks = 2 * (saved + every * (2 * x + y) + _padded(problem.d_consts))
+    widened = 0 if problem.saved == problem.carry else carry
+    temporaries = cost.vjp_temporaries + (every - 1) * cost.temporaries
+    return 2 * consts + groups * (blocks + every * carry + widened + temporaries)
 
 
 def check_groups_per_step(problem: Problem, groups_per_step: int) -> None:
@@ -238,6 +274,17 @@ def _value_bytes(aval: Any) -> int:
 
 def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
+
+
+def _needed(jaxpr: Jaxpr) -> Jaxpr:
+    """Without the equations on which no result depends."""
+    wanted = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    found = []
+    for eqn in reversed(jaxpr.eqns):
+        if wanted.intersection(eqn.outvars):
+            found.append(eqn)
+            wanted.update(v for v in eqn.invars if not isinstance(v, Literal))
+    return jaxpr.replace(eqns=found[::-1])
 
 
 def _flops(jaxpr: Jaxpr) -> int:

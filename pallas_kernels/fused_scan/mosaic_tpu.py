@@ -66,15 +66,20 @@ def forward(
         def _():
             _transfer(_slices(start_ref, here), carry_ref, sems)
 
-        if save:
-
-            @pl.when(every == 1 or chunk % every == 0)
+        if save and every > 1:
+            # Before the step loads the carry, so that none of it waits in registers for the branch.
+            @pl.when(chunk % every == 0)
             def _():
-                _copy(carry_ref, saved_ref)
+                store(saved_ref, ..., problem.to_saved(load(carry_ref, ...)))
 
         # All groups read before any writes, so that nothing orders one group's work after another's.
+        carries = [load(carry_ref, g) for g in range(groups)]
+        if save and every == 1:
+            # From the step's own loads: what its products round is then rounded once.
+            for g, carry in enumerate(carries):
+                store(saved_ref, g, problem.to_saved(carry))
         results = [
-            problem.step(_constants(consts_ref, g), load(carry_ref, g), load(x_ref, g))
+            problem.step(_constants(consts_ref, g), carries[g], load(x_ref, g))
             for g in range(groups)
         ]
         for g, (carry, y) in enumerate(results):
@@ -91,7 +96,7 @@ def forward(
     def by_segment(i, n):
         return i, n // every, ORIGIN, ORIGIN
 
-    saved = problem.carry if save else ()
+    saved = problem.saved if save else ()
     return pl.pallas_call(
         kernel,
         grid=(problem.groups // groups, problem.chunks),
@@ -169,7 +174,9 @@ def backward(
 
         def carry_before(c, g):
             """The carry of group g before the segment's chunk c; scratch holds all but the first."""
-            return load(saved_ref, g) if c == 0 else load(carries_ref, (c - 1, g))
+            return (
+                problem.from_saved(load(saved_ref, g)) if c == 0 else load(carries_ref, (c - 1, g))
+            )
 
         for c in range(every - 1):
             ends = [
@@ -213,7 +220,7 @@ def backward(
         grid=(problem.groups // groups, problem.segments),
         in_specs=(
             _constant_specs(problem, groups),
-            _specs(problem.carry, (groups, None), by_segment),
+            _specs(problem.saved, (groups, None), by_segment),
             _specs(problem.x, (groups, every), by_segment),
             _in_hbm(problem.carry),
             _specs(problem.y, (groups, every), by_segment),
@@ -306,11 +313,6 @@ def _semaphores(shapes: Shapes) -> Any:
 
 def _constants(refs: Refs, group: int) -> Leaves:
     return tuple(ref[group % ref.shape[0]] for ref in refs)
-
-
-def _copy(sources: Refs, targets: Refs) -> None:
-    for source, target in zip(sources, targets, strict=True):
-        target[...] = source[...]
 
 
 def _slices(refs: Refs, *index: Any) -> Refs:

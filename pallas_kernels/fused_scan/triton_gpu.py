@@ -114,7 +114,7 @@ def forward(
 
         def segment(index, carry, length):
             if save:
-                store(saved_ref, index, carry)
+                store(saved_ref, index, problem.to_saved(carry))
             start = index * problem.checkpoint_every
             return jax.lax.fori_loop(start, start + np.int32(length), one_chunk, carry)
 
@@ -131,7 +131,7 @@ def forward(
             ref[...] = value
 
     groups, chunks = problem.groups, problem.chunks
-    saved = problem.carry if save else ()
+    saved = problem.saved if save else ()
     return pl.pallas_call(
         kernel,
         grid=(groups,),
@@ -185,7 +185,7 @@ def backward(
         def segment(index, state, length):
             d_consts, d_carry = state
             start = index * problem.checkpoint_every
-            carries = [load(saved_ref, index)]
+            carries = [problem.from_saved(load(saved_ref, index))]
             for c in range(length - 1):
                 carries.append(step(constants, carries[-1], load(x_ref, start + c))[0])
             for c in reversed(range(length)):
@@ -215,7 +215,7 @@ def backward(
         grid=(groups,),
         in_specs=(
             _constant_specs(problem),
-            _specs(problem.carry, problem.segments),
+            _specs(problem.saved, problem.segments),
             _specs(problem.x, chunks),
             _specs(problem.carry),
             _specs(problem.y, chunks),

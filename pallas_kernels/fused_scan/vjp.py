@@ -6,7 +6,7 @@ An execution is a pair of functions on flat tuples of leaves:
     backward(problem, consts, saved, xs, d_carry, d_ys)  -> d_consts, d_carry, d_xs
 
 ``saved`` holds the carry at the start of every segment of ``checkpoint_every`` chunks,
-``[G, segments, rows, cols]``. ``d_consts`` comes back per group, ``[G, rows, cols]``, in at least
+``[G, segments, rows, cols]``, in ``saved_dtype``. ``d_consts`` comes back per group, ``[G, rows, cols]``, in at least
 float32; this file sums it over the groups that share a constant.
 """
 
@@ -43,6 +43,7 @@ class Problem:
         checkpoint_every: chunks per segment, from 1 to N.
         consts, carry, x, y: shapes and dtypes of one group's 2-D leaves at one chunk.
         sharers: Gc of every constant; group g uses constant g % Gc.
+        saved_dtype: in which carries are saved for backward; None for their own.
     """
 
     step: FlatStep
@@ -55,6 +56,22 @@ class Problem:
     x: Shapes
     y: Shapes
     sharers: tuple[int, ...]
+    saved_dtype: Any = None
+
+    @property
+    def saved(self) -> Shapes:
+        """Shapes of one group's saved carry."""
+        if self.saved_dtype is None:
+            return self.carry
+        return tuple(jax.ShapeDtypeStruct(c.shape, self.saved_dtype) for c in self.carry)
+
+    def to_saved(self, carry: Leaves) -> Leaves:
+        """A carry as it is saved."""
+        return tuple(c.astype(s.dtype) for c, s in zip(carry, self.saved, strict=True))
+
+    def from_saved(self, saved: Leaves) -> Leaves:
+        """The carry that backward starts from, in the carry's own dtypes."""
+        return tuple(s.astype(c.dtype) for s, c in zip(saved, self.carry, strict=True))
 
     @property
     def segments(self) -> int:

@@ -26,7 +26,7 @@ def forward(
 
         def segment(carry, xs):
             end, ys = jax.lax.scan(step, carry, xs)
-            return end, (ys, carry if save else ())
+            return end, (ys, problem.to_saved(carry) if save else ())
 
         full, rest = _segments(problem, xs)
         carry, (ys, saved) = jax.lax.scan(segment, carry, full)
@@ -54,7 +54,7 @@ def backward(
 
         def segment(state, inputs):
             start, xs, d_ys = inputs
-            carries = _carries(problem, consts, start, xs)
+            carries = _carries(problem, consts, problem.from_saved(start), xs)
             return jax.lax.scan(one_chunk, state, (carries, xs, d_ys), reverse=True)
 
         full, rest = _segments(problem, (xs, d_ys))

@@ -41,6 +41,20 @@ def arrays(**changes):
         ({"interpret": True}, "interpret runs a kernel's body"),
         ({"checkpoint_every": 0}, "checkpoint_every must be a positive integer"),
         ({"groups_per_step": 1.5}, "groups_per_step must be a positive integer"),
+        (
+            {"saved_dtype": jnp.int8},
+            "saved_dtype must be None or a floating-point dtype such as bfloat16, got int8",
+        ),
+        (
+            {"saved_dtype": jnp.float64},
+            "saved_dtype must be None or a dtype that float32, the dtype of carry, contains: "
+            "float32 itself or a narrower one; got float64",
+        ),
+        (
+            # As many bits, but none contains the other.
+            {"carry": {"m": jnp.ones((4, 8, 8), jnp.bfloat16)}, "saved_dtype": jnp.float16},
+            "a dtype that bfloat16, the dtype of carry['m'], contains",
+        ),
     ],
 )
 def test_refused(changes, message):

@@ -54,7 +54,7 @@ def problem_of(rows, columns, groups=4, chunks=8, sharers=(), every=1):
     )
 
 
-NO_COST = StepCost(0, 0, 0, 0)
+NO_COST = StepCost(0, 0, 0, 0, 0)
 
 
 def budget(problem, direction, groups=1):
@@ -95,17 +95,31 @@ class TestBudget:
         same = dataclasses.replace(problem, x=narrow)
         assert budget(same, "forward") == budget(problem, "forward")
 
+    def test_carries_saved_in_16_bits_have_half_the_block_and_are_widened(self):
+        problem = problem_of(64, 128, every=2)
+        narrow = dataclasses.replace(problem, saved_dtype=jnp.dtype(jnp.bfloat16))
+        carry = 8 * self.TILE
+        assert budget(narrow, "forward") == budget(problem, "forward") - 2 * carry // 2
+        assert budget(narrow, "backward") == budget(problem, "backward") - 2 * carry // 2 + carry
+
+    def test_every_recomputed_chunk_has_temporaries_of_its_own(self):
+        cost = StepCost(0, 0, 0, temporaries=1000, vjp_temporaries=5000)
+        problem = problem_of(8, 128, every=3)
+        backward = blocking.vmem_bytes(problem, cost, 1, "backward")
+        assert backward == budget(problem, "backward") + 5000 + 2 * 1000
+
     def test_cost_of_a_step(self):
         matrix = jax.ShapeDtypeStruct((128, 128), jnp.float32)
 
         def step(consts, carry, x):
-            return carry, (jnp.tanh(jax.nn.silu(x[0]) @ carry[0]),)
+            y = jnp.tanh(jax.nn.silu(x[0]) @ carry[0])  # the next carry needs neither y nor silu
+            return (jnp.exp(carry[0] @ x[0]),), (y,)
 
         problem = dataclasses.replace(
             problem_of(128, 128), step=step, step_vjp=derived_step_vjp(step)
         )
         cost = blocking.step_cost(problem)
-        assert cost.flops == 2 * 128**3
+        assert cost.flops == 2 * cost.carry_flops == 4 * 128**3
         assert cost.vjp_flops == 3 * cost.flops
         values = matrix.size * 4
         assert 2 * values <= cost.temporaries <= 4 * values
@@ -130,7 +144,7 @@ class TestChoices:
     CHIP = Chip("unit", 1, 1, 1, 128, 1, 1.0, 1.0, 2**30, (), "")
 
     def test_bound_by_compute_saves_every_chunk(self):
-        cost = StepCost(10**9, 3 * 10**9, 0, 0)
+        cost = StepCost(10**9, 5 * 10**8, 3 * 10**9, 0, 0)
         assert blocking.checkpoint_choices(problem_of(8, 128), cost, self.CHIP)[0] == 1
 
     def test_bound_by_memory_saves_less_often(self):
@@ -138,9 +152,36 @@ class TestChoices:
 
     def test_no_more_is_saved_than_the_budget(self, monkeypatch):
         monkeypatch.setattr(blocking, "SAVED_BYTES_PER_TOKEN", 128)
-        cost = StepCost(10**9, 3 * 10**9, 0, 0)  # a row of the carry has 512 bytes
+        cost = StepCost(10**9, 5 * 10**8, 3 * 10**9, 0, 0)  # a row of the carry has 512 bytes
         choices = blocking.checkpoint_choices(problem_of(8, 128), cost, self.CHIP)
         assert choices == [4, 8, 2, 1]
+
+    def test_less_traffic_is_preferred_where_recomputing_is_cheap(self):
+        # Forward takes 1 second at every chunk, and its traffic 0.62 or, of every second carry, 0.52.
+        flops = int(blocking.UTILISATION * 10**6)
+        problem = problem_of(8, 128)
+        traffic = blocking.HBM_SHARE * 10**6 / 2.5 / (8 * 128 * 4)
+        chip = dataclasses.replace(self.CHIP, hbm=1 / traffic)
+        for carry_flops, first in ((flops // 2, 2), (2 * flops, 1)):
+            cost = StepCost(flops, carry_flops, 3 * flops, 0, 0)
+            assert blocking.checkpoint_choices(problem, cost, chip)[0] == first
+
+    def test_presets_on_every_chip(self):
+        """Every chunk's carry is saved, unless it is float32's and the chip v6e, whose HBM is slow for its units."""
+        network = MLPNetwork("mlp", 2, 2)
+        args = memory_shapes(network, groups=8, chunks=16, length=256, head_dim=256)
+        fused = functools.partial(
+            fused_scan, memory_step(network), implementation="mosaic_tpu", groups_per_step=1
+        )
+        found = {}
+        for name in ("v5e", "v5p", "v6e", "TPU7x"):
+            for dtype, letter in ((jnp.float32, "f32"), (jnp.bfloat16, "bf16")):
+                run = functools.partial(fused, saved_dtype=dtype)
+                with target(CHIPS[name].kinds[0], CHIPS[name].device_cores):
+                    jaxpr = str(jax.make_jaxpr(jax.vjp, 0)(run, *args))
+                [segments] = {n for n in (16, 8, 4, 2) if f"{letter}[8,{n},256,512]" in jaxpr}
+                found[name, letter] = 16 // segments
+        assert found == {key: 2 if key == ("v6e", "f32") else 1 for key in found}
 
     def test_two_groups_forward_and_one_backward_where_they_fit(self):
         assert self.groups(problem_of(512, 512), V5E) == [2, 1]

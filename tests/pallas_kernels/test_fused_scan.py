@@ -18,7 +18,7 @@ from tests.pallas_kernels.toy_step import (
     toy_inputs,
     toy_step,
 )
-from tests.tolerances import FUSED_SCAN_BF16, FUSED_SCAN_F32, assert_close
+from tests.tolerances import FUSED_SCAN_BF16, FUSED_SCAN_F32, GRAD_BF16, assert_close
 
 EXECUTIONS = {
     "xla": {"implementation": "xla"},
@@ -74,6 +74,45 @@ class TestEqualsScan:
         )
         assert ys[0].dtype == jnp.bfloat16
         assert carry.matrix.dtype == jnp.float32
+
+
+@functools.cache
+def saved_in_bfloat16(execution, every):
+    fused = scan(execution, saved_dtype=jnp.bfloat16, checkpoint_every=every)
+    return outputs_and_gradients(fused)(*toy_inputs())
+
+
+@pytest.mark.parametrize("every", [1, 2, 7])
+class TestSavedDtype:
+    @every_execution
+    def test_outputs_are_exact_and_gradients_rounded(self, execution, every):
+        outputs, gradients = saved_in_bfloat16(execution, every)
+        expected_outputs, expected_gradients = reference()
+        assert_close(outputs, expected_outputs, FUSED_SCAN_F32)
+        assert_close(gradients, expected_gradients, GRAD_BF16)
+        with pytest.raises(AssertionError):
+            assert_close(gradients, expected_gradients, FUSED_SCAN_F32)
+
+    @pytest.mark.parametrize("execution", ["mosaic_tpu", "triton"])
+    def test_every_execution_rounds_alike(self, execution, every):
+        _, expected = saved_in_bfloat16("xla", every)
+        assert_close(saved_in_bfloat16(execution, every)[1], expected, FUSED_SCAN_F32)
+
+    @every_execution
+    def test_carries_of_its_own_dtype_are_exact(self, execution, every):
+        check(scan(execution, saved_dtype=jnp.float32, checkpoint_every=every))
+
+
+@every_execution
+def test_residuals_are_in_the_saved_dtype(execution):
+    """A carry of [3, 16, 16] and its sum in 4 segments."""
+    fused = scan(execution, saved_dtype=jnp.bfloat16, checkpoint_every=2)
+    _, pull = jax.eval_shape(functools.partial(jax.vjp, fused), *toy_inputs())
+    saved = [a for a in jax.tree.leaves(pull) if a.shape[:2] == (3, 4)]
+    assert [(a.shape, a.dtype) for a in saved] == [
+        ((3, 4, 16, 16), jnp.bfloat16),
+        ((3, 4, 1, 16), jnp.bfloat16),
+    ]
 
 
 class TestGroupsPerStep:

@@ -5,6 +5,12 @@ whole sequence, and every memory of the batch is a group of its own. The kernel'
 `tile_update` that other executions run; only the gates arrive as rows, because a column of scalars would
 cost 128 lanes each in the chip's memory, and are turned inside.
 
+What is saved for backward. With bfloat16 tokens M and S are saved in bfloat16, which halves most of the kernel's
+HBM traffic. Their products round them to bfloat16 in any case, so that where every carry is saved backward
+computes the same products, and only the gradients of the gates at a tile's end, <dM, M>, <dM, S> and <dS, S>, see
+the rounding; where several tiles lie between two saved carries, those in between are recomputed from rounded ones.
+The M and S that forward hands from tile to tile, and all of float32's numbers, stay exact.
+
 Under a mesh the memories are shared out as placement.py says.
 """
 
@@ -168,6 +174,7 @@ def _scan_groups(network, read, bound_step, options, gain, carry, anchor, tokens
     chunks, tiles, batch, length, heads, _ = tokens.q.shape
     settled = tokens.completed is None and tiles == 1
     start = FusedCarry(carry, None if settled else anchor)
+    options = {"saved_dtype": saved_dtype(tokens.q.dtype)} | options
     (state, anchor), y = fused_scan(
         functools.partial(fused_step, network, read, bound_step),
         FusedConstants(gain, initial),
@@ -178,6 +185,11 @@ def _scan_groups(network, read, bound_step, options, gain, carry, anchor, tokens
     y = y.reshape(batch, heads, chunks, tiles, length, -1).transpose(2, 3, 0, 4, 1, 5)
     state, anchor = jax.tree.map(lambda a: a.reshape(batch, heads, *a.shape[1:]), (state, anchor))
     return state, state.weights if settled else anchor, y
+
+
+def saved_dtype(tokens: jnp.dtype) -> jnp.dtype | None:
+    """The dtype in which M and S are saved for backward (module docstring), from that of the tokens."""
+    return tokens if tokens == jnp.bfloat16 else None
 
 
 def grouped_tiles(tokens: GridTokens, read: Read) -> FusedTile:

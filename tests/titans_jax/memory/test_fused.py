@@ -110,6 +110,31 @@ def test_bfloat16_tokens_stay_near_float32():
     tolerances.assert_close(narrow_gradients, gradients, tolerances.GRAD_BF16)
 
 
+@pytest.mark.parametrize("name", ["xla", "mosaic_tpu"])
+def test_carries_saved_in_bfloat16_change_the_gradients_of_gates_alone(name):
+    """Where every carry is saved; the products of bfloat16 tokens round them to bfloat16 anyway."""
+    inputs, run = problem(**PLAIN)
+    narrow = tuple(x.astype(jnp.bfloat16) if i in (2, 3, 4) else x for i, x in enumerate(inputs))
+    options = {"implementation": name, "interpret": name != "xla", "checkpoint_every": 1}
+
+    def gradients(**saved):
+        kernel = functools.partial(fused_chunk_scan, **options, **saved)
+        return value_and_pullback(functools.partial(run, kernel), narrow)[1]
+
+    (*rest, gates, _), (*exact_rest, exact_gates, _) = gradients(), gradients(saved_dtype=None)
+    tolerances.assert_close(rest, exact_rest, 0.0)
+    tolerances.assert_close(gates, exact_gates, tolerances.OUTPUT_BF16)
+    with pytest.raises(AssertionError):
+        tolerances.assert_close(gates, exact_gates, 0.0)
+
+
+def test_float32_tokens_save_float32():
+    inputs, run = problem(**PLAIN)
+    kernel = functools.partial(fused_chunk_scan, implementation="xla", checkpoint_every=1)
+    _, pull = jax.eval_shape(functools.partial(jax.vjp, functools.partial(run, kernel)), *inputs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(pull)} == {jnp.dtype(jnp.float32)}
+
+
 @pytest.mark.parametrize("axis", ["data", "tensor"])
 def test_two_devices_share_sequences_or_heads(axis):
     """In a process of its own, because this one has one device."""
