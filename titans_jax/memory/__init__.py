@@ -2,12 +2,14 @@
 
 from titans_jax.memory.api import memory_scan
 from titans_jax.memory.chunk import Carry, chunk_update
+from titans_jax.memory.diagnostics import Diagnostics
 from titans_jax.memory.gates import Gates
 from titans_jax.memory.networks import MLPNetwork
 from titans_jax.memory.state import MemoryState, fresh_state
 
 __all__ = [
     "Carry",
+    "Diagnostics",
     "Gates",
     "MLPNetwork",
     "MemoryState",

@@ -8,7 +8,7 @@ y = W_O [ RMSNorm(M_t(q_t)) * SiLU(x W_G) ]                                     
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, l2_normalise, statistics_dtype
 from titans_jax.memory.api import check_flags, memory_scan
 from titans_jax.memory.chunk import Carry
+from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
 from titans_jax.memory.gates import Gates, gates_from_logits
 from titans_jax.memory.networks import MLPNetwork, network_function
 from titans_jax.memory.state import MemoryState, fresh_state, skip_tokens
@@ -197,7 +198,9 @@ class NeuralMemory(nnx.Module):
             raise ValueError(f"prefix must be [P, D] with D = {self.dim}, got shape {prefix.shape}")
         if prefix.shape[0] == 0:
             return start
-        _, state = self._run(prefix[None], self._fresh(1, start), None, None, start, aligned=True)
+        _, state, _ = self._run(
+            prefix[None], self._fresh(1, start), None, None, start, aligned=True
+        )
         return Carry(*jax.tree.map(lambda x: x[0], (state.memory.weights, state.memory.momentum)))
 
     def _fresh(self, batch_size: int, start: Carry) -> NeuralMemoryState:
@@ -239,6 +242,7 @@ class NeuralMemory(nnx.Module):
         wide = q.astype(statistics_dtype(q.dtype))
         return jax.vmap(heads, in_axes=(None, 0, 0))(gain, weights, wide).astype(q.dtype)
 
+    @overload
     def __call__(
         self,
         x: Float[Array, "B T D"],
@@ -249,7 +253,38 @@ class NeuralMemory(nnx.Module):
         prefix: Float[Array, "P D"] | None = None,
         aligned: bool = False,
         freeze: bool = False,
-    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
+        return_diagnostics: Literal[False] = False,
+    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        state: NeuralMemoryState | None = None,
+        *,
+        mask: TokenFlags | None = None,
+        reset: TokenFlags | None = None,
+        prefix: Float[Array, "P D"] | None = None,
+        aligned: bool = False,
+        freeze: bool = False,
+        return_diagnostics: Literal[True],
+    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState, Diagnostics]: ...
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        state: NeuralMemoryState | None = None,
+        *,
+        mask: TokenFlags | None = None,
+        reset: TokenFlags | None = None,
+        prefix: Float[Array, "P D"] | None = None,
+        aligned: bool = False,
+        freeze: bool = False,
+        return_diagnostics: bool = False,
+    ) -> (
+        tuple[Float[Array, "B T D"], NeuralMemoryState]
+        | tuple[Float[Array, "B T D"], NeuralMemoryState, Diagnostics]
+    ):
         """Reads and writes the memory at every token.
 
         Args:
@@ -261,9 +296,11 @@ class NeuralMemory(nnx.Module):
             aligned: the caller's promise that ``state`` is at a chunk's start, which saves a shift.
             freeze: read without learning: no token is written, and M does not move by S or alpha
                 either. Everything else of the state goes on.
+            return_diagnostics: also return what happens at each token (diagnostics.py), at the cost
+                of a pass token by token; outputs and state do not change.
 
         Returns:
-            The outputs and the state after the last token.
+            The outputs and the state after the last token; the diagnostics where they are asked for.
 
         Raises:
             ValueError: for shapes that do not fit.
@@ -281,7 +318,17 @@ class NeuralMemory(nnx.Module):
         start = self._start(prefix) if state is None or reset is not None else None
         aligned = aligned or state is None
         state = self._fresh(x.shape[0], start) if state is None else state
-        return self._run(x, state, mask, reset, start, aligned=aligned, freeze=freeze)
+        y, state, diagnostics = self._run(
+            x,
+            state,
+            mask,
+            reset,
+            start,
+            aligned=aligned,
+            freeze=freeze,
+            return_diagnostics=return_diagnostics,
+        )
+        return (y, state, diagnostics) if return_diagnostics else (y, state)
 
     def _run(
         self,
@@ -293,11 +340,33 @@ class NeuralMemory(nnx.Module):
         *,
         aligned: bool,
         freeze: bool = False,
+        return_diagnostics: bool = False,
     ):
         q, conv_q = self.query(x, state.conv_q, reset, mask)
         k, conv_k = self.key(x, state.conv_k, reset, mask)
         v, conv_v = self.value(x, state.conv_v, reset, mask)
         gates, gate_input = self._gates(x, state, mask, reset)
+        gain = None if self.gain is None else self.gain[...]
+        initial = start if reset is not None else None
+
+        def written():
+            return jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask
+
+        diagnostics = None
+        if return_diagnostics:
+            diagnostics = memory_diagnostics(
+                self.network,
+                state.memory,
+                k,
+                v,
+                gates,
+                chunk=self.config.chunk,
+                gain=gain,
+                mask=written(),
+                reset=reset,
+                initial=initial,
+                bound_step=self.config.bound_step,
+            )
         if freeze and reset is None:
             y = self.read(q, state.memory.weights)
             memory = skip_tokens(state.memory, x.shape[1], self.config.chunk)
@@ -310,11 +379,11 @@ class NeuralMemory(nnx.Module):
                 v,
                 gates,
                 chunk=self.config.chunk,
-                gain=None if self.gain is None else self.gain[...],
+                gain=gain,
                 tile=self.config.tile,
-                mask=jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask,
+                mask=written(),
                 reset=reset,
-                initial=start if reset is not None else None,
+                initial=initial,
                 read=self.config.read,
                 bound_step=self.config.bound_step,
                 execution=self.config.execution,
@@ -325,7 +394,7 @@ class NeuralMemory(nnx.Module):
             y = y * jax.nn.silu(self.output_gate(x))
         if self.output is not None:
             y = self.output(y)
-        return y, NeuralMemoryState(memory, conv_q, conv_k, conv_v, gate_input)
+        return y, NeuralMemoryState(memory, conv_q, conv_k, conv_v, gate_input), diagnostics
 
     def _gates(self, x, state, mask, reset) -> tuple[Gates, GateInput]:
         wide = x.astype(self.gate_kernel.dtype)  # gates are computed in float32 at least
