@@ -26,6 +26,8 @@ from titans_jax.typing import Array
 
 #: In place of tokens after a sequence's end.
 NO_TOKEN = -1
+#: Compile time grows with every layer that is not in a loop.
+UNROLLED_LAYERS = 8
 
 
 class Generated(NamedTuple):
@@ -69,7 +71,7 @@ def generate(
     """
     require(is_count(num_tokens), "num_tokens", num_tokens, "a positive integer")
     decoder = _Decoder(model, stream, sampling or Sampling(), seed, freeze_memory)
-    stream, tokens, done = decoder(stream, 0, num_tokens, np.zeros(stream.length.shape, bool))
+    stream, tokens, _ = decoder(stream, 0, num_tokens, np.zeros(stream.length.shape, bool))
     return Generated(tokens, (tokens != NO_TOKEN).sum(axis=1), stream)
 
 
@@ -172,21 +174,71 @@ def _generate(
         i, _, _, done = loop
         return (i < count) & ~jnp.all(done)
 
+    decoder = _TokenStep(model, freeze_memory)
+
     def one_token(loop):
         i, stream, tokens, done = loop
         draws = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, start + i)
         token = choose(stream.logits, stream.seen, draws, sampling)
-        _, after = advance(
-            model, stream, token[:, None], freeze_memory=freeze_memory, aligned=False
-        )
+        after = decoder(stream, token)
         if sampling.stop_tokens and batch > 1:  # a single sequence ends the loop when it is done
-            after = select(~done, after, stream)
+            after = decoder.select(~done, after, stream)
         tokens = tokens.at[:, i].set(jnp.where(done, NO_TOKEN, token))
         if sampling.stop_tokens:
             done = done | jnp.isin(token, stops)
         return i + 1, after, tokens, done
 
     tokens = jnp.full((batch, buffer), NO_TOKEN, jnp.int32)
-    loop = (jnp.zeros((), jnp.int32), stream, tokens, done)
+    loop = (jnp.zeros((), jnp.int32), decoder.enter(stream), tokens, done)
     _, stream, tokens, done = jax.lax.while_loop(goes_on, one_token, loop)
-    return stream, tokens, done
+    return decoder.leave(stream), tokens, done
+
+
+class _TokenStep:
+    """Feeds one token of each sequence, with the layers side by side where they are few.
+
+    A loop over stacked layers copies every layer's parameters out of the stack for every token, which is
+    most of what a small model's token costs. Side by side they are cut from the stack once per call.
+    """
+
+    def __init__(self, model: Titans, freeze_memory: bool):
+        self.model, self.freeze_memory = model, freeze_memory
+        layers = model.config.num_layers
+        self.unrolled = layers <= UNROLLED_LAYERS
+        if self.unrolled:
+            self.graph, stacked = nnx.split(model.layers)
+            self.layers = [_entry(stacked, n) for n in range(layers)]
+
+    def enter(self, stream: Stream) -> Stream:
+        """The stream as the loop carries it: states layer by layer."""
+        if not self.unrolled:
+            return stream
+        return stream._replace(state=[_entry(stream.state, n) for n in range(len(self.layers))])
+
+    def leave(self, stream: Stream) -> Stream:
+        """The inverse of `enter`."""
+        if not self.unrolled:
+            return stream
+        return stream._replace(state=jax.tree.map(lambda *leaves: jnp.stack(leaves), *stream.state))
+
+    def __call__(self, stream: Stream, token: Int[Array, "B"]) -> Stream:
+        """The stream, as the loop carries it, after one more token."""
+        if not self.unrolled:
+            options = {"freeze_memory": self.freeze_memory, "aligned": False}
+            return advance(self.model, stream, token[:, None], **options)[1]
+        x, states = self.model.embed(token[:, None]), []
+        for layer, state in zip(self.layers, stream.state, strict=True):
+            block = nnx.merge(self.graph, layer)
+            x, state = block(x, state, freeze_memory=self.freeze_memory)
+            states.append(state)
+        rows = jnp.arange(token.shape[0], dtype=jnp.int32)
+        seen = stream.seen.at[rows, token].set(True)
+        return Stream(states, self.model.logits(x)[:, 0], seen, stream.length + 1)
+
+    def select(self, active: Array, new: Stream, old: Stream) -> Stream:
+        """`stream.select` for streams as the loop carries them."""
+        return select(active, new, old, state_axis=0 if self.unrolled else 1)
+
+
+def _entry(tree: Any, n: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[n], tree)

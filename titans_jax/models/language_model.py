@@ -97,7 +97,6 @@ class Titans(nnx.Module):
             ValueError: if an argument's shape or dtype does not fit.
         """
         self._check(tokens, state, mask, reset, freeze_memory)
-        dtype = self.config.activation_dtype
         graph, parameters = nnx.split(self.layers)
 
         def layer(x: Array, scanned: tuple[Any, Any]) -> tuple[Array, Any]:
@@ -113,13 +112,21 @@ class Titans(nnx.Module):
 
         if self.config.remat:
             layer = jax.checkpoint(layer)
-        embedding = self.embedding[...]
-        x = jnp.take(embedding, tokens, axis=0, mode="fill", fill_value=jnp.nan).astype(dtype)
-        x, state = jax.lax.scan(layer, x, (parameters, state))
-        x = self.norm(x)
-        kernel = embedding.T if self.config.tie_embeddings else self.head.kernel[...]
-        logits = jnp.matmul(x, kernel.astype(dtype), preferred_element_type=statistics_dtype(dtype))
-        return logits, state
+        x, state = jax.lax.scan(layer, self.embed(tokens), (parameters, state))
+        return self.logits(x), state
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The residual stream before the first block."""
+        rows = jnp.take(self.embedding[...], tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        return rows.astype(self.config.activation_dtype)
+
+    def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """The logits from the residual stream after the last block."""
+        dtype = self.config.activation_dtype
+        kernel = self.embedding[...].T if self.config.tie_embeddings else self.head.kernel[...]
+        return jnp.matmul(
+            self.norm(x), kernel.astype(dtype), preferred_element_type=statistics_dtype(dtype)
+        )
 
     def _check(
         self,

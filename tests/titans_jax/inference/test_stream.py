@@ -101,9 +101,9 @@ def test_no_tokens_leave_a_stream_as_it_is():
 
 
 def test_nothing_compiles_again_for_a_longer_text_or_a_later_position():
-    stream = prefill(model("mag"), random_ids(2 * BLOCK + 2), new_stream("mag", 1), block=BLOCK)
+    stream = prefill(model("mag"), random_ids(2 * BLOCK + 4), new_stream("mag", 1), block=BLOCK)
     # Blocks that start in the middle of a chunk are another program, and the last.
-    stream = prefill(model("mag"), random_ids(BLOCK), stream, block=BLOCK)
+    stream = prefill(model("mag"), random_ids(BLOCK + 4), stream, block=BLOCK)
     before = read_block._cache_size()
     stream = prefill(model("mag"), random_ids(7 * BLOCK + 5), stream, block=BLOCK)
     prefill(model("mag"), random_ids(20 * BLOCK + 1), stream, block=BLOCK)
