@@ -6,7 +6,8 @@
     python -m experiments.kernel_report --topology=v5e:2x2 --preset=400m --checkpoint_curve
 
 Topologies: v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, TPU7x:2x2x1. What a row's figures mean: rows.py. With --json
-nothing but a JSON list of the rows is printed. --output writes report.md, report.json and roofline.png into a folder.
+nothing but a JSON list of the rows is printed. --output writes report.md, report.json and roofline.png into a folder,
+again after every shape: a run that is cut short leaves the shapes that it finished.
 """
 
 import json
@@ -62,22 +63,25 @@ def _report_rows(
     pool: ThreadPoolExecutor, shapes: list[MemoryShape], topologies: list[str]
 ) -> None:
     pending = [submit(pool, shape, topologies, _TIMEOUT.value) for shape in shapes]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for shape, finish in zip(shapes, pending, strict=True):
         rows += finish()
+        rows.sort(key=lambda row: topologies.index(row["topology"]))
+        if _OUTPUT.value:
+            _write(rows, _make(_OUTPUT.value))
         print(f"{shape.label()}: done", file=sys.stderr)
-    rows.sort(key=lambda row: topologies.index(row["topology"]))
     if _JSON.value:
         print(json.dumps(rows, indent=1))
     else:
         print(
             f"{text.LABEL}\n{text.versions()}\n{_command()}\n\n{text.table(rows)}\n\n{text.LEGEND}"
         )
-    if _OUTPUT.value:
-        folder = _make(_OUTPUT.value)
-        (folder / "report.md").write_text(text.page(rows, _command()))
-        (folder / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
-        roofline(rows, folder / "roofline.png")
+
+
+def _write(rows: list[dict[str, Any]], folder: Path) -> None:
+    (folder / "report.md").write_text(text.page(rows, _command()))
+    (folder / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    roofline(rows, folder / "roofline.png")
 
 
 def _report_curve(pool: ThreadPoolExecutor, topologies: list[str]) -> None:

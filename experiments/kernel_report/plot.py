@@ -24,8 +24,8 @@ def roofline(rows: list[dict[str, Any]], path: Path) -> None:
         rows: of the report; those without a schedule are left out.
         path: of the PNG.
     """
-    rows = [row for row in rows if row["bundles"] is not None]
     topologies = list(dict.fromkeys(row["topology"] for row in rows))
+    rows = [row for row in rows if row["bundles"] is not None]
     figure, panels = plt.subplots(
         1, len(topologies), figsize=(1 + 5.5 * len(topologies), 5), squeeze=False, sharey=True
     )

@@ -205,6 +205,11 @@ class TestRoofline:
         roofline([row, row | {"topology": "v6e:2x2"}, row | {"bundles": None}], tmp_path / "r.png")
         assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
+    def test_where_nothing_compiled_the_panel_is_empty(self, tmp_path):
+        row = {"topology": "v5e:2x2", "d_head": 64, "bundles": None}
+        roofline([row], tmp_path / "r.png")
+        assert (tmp_path / "r.png").exists()
+
 
 @pytest.mark.slow
 class TestCommandLine:
