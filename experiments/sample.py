@@ -1,6 +1,9 @@
-"""Generates text from a checkpoint, one token at a time, at a cost per token that does not depend on the position.
+"""Generates text from a checkpoint, at a cost per token that does not depend on how much came before.
 
 python -m experiments.sample --workdir=runs/tiny --prompt="def main("
+python -m experiments.sample --memory=book.safetensors --prompt="The murderer is "
+
+With --memory the model has read what `python -m experiments.read` read, and the prompt follows it.
 """
 
 import sys
@@ -10,14 +13,23 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from experiments.training.checkpoints import check_identity, restore_params
-from experiments.training.config import from_flat, parse_flags
-from experiments.training.generation import generate, make_decode_step
-from experiments.training.step import split_model
-from experiments.training.workdir import read_config
-from titans_jax.data.tokenizers import load_tokenizer
+from experiments.training.config import parse_flags
+from experiments.training.trained import Trained, load_trained
+from titans_jax.inference import (
+    Sampling,
+    Stream,
+    generate_text,
+    load_memory,
+    memory_source,
+    prefill,
+    start_stream,
+)
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the run to sample from", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "the run to sample from; with --memory by default the one that read it"
+)
+_MEMORY = flags.DEFINE_string("memory", None, "go on from what experiments.read saved here")
+_FREEZE = flags.DEFINE_bool("freeze_memory", False, "do not learn from the prompt and the output")
 _PROMPT = flags.DEFINE_string("prompt", "def main(", "the text to continue")
 _LENGTH = flags.DEFINE_integer("length", 400, "tokens to generate", lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float(
@@ -26,7 +38,10 @@ _TEMPERATURE = flags.DEFINE_float(
 _TOP_K = flags.DEFINE_integer(
     "top_k", 40, "draw from the k likeliest tokens; 0 = from all", lower_bound=0
 )
-_SEED = flags.DEFINE_integer("seed", 0, "another seed gives another text")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "draw from the fewest tokens that have this probability")
+_PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "above 1: tokens seen before are rarer")
+_STOP = flags.DEFINE_string("stop", "", "end after any of these characters (each one token)")
+_SEED = flags.DEFINE_integer("seed", 0, "another seed gives another text", lower_bound=0)
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "where the run's tokenizer file is now, if it has moved"
 )
@@ -37,30 +52,72 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
-    workdir = Path(_WORKDIR.value)
     try:
-        config = from_flat(read_config(workdir))
-        tokenizer = load_tokenizer(_TOKENIZER.value or config.data.tokenizer)
-        graphdef, shapes = split_model(config.model)
-        folder = workdir / config.model.variant / "checkpoints"
-        trained_steps, params, identity = restore_params(folder, shapes)
-        check_identity(identity, {"tokenizer": tokenizer.fingerprint()}, str(folder))
+        if not (_WORKDIR.value or _MEMORY.value):
+            raise ValueError("give --workdir=DIR, the run to sample from, or --memory=FILE")
+        trained = load_trained(
+            Path(_WORKDIR.value or memory_source(_MEMORY.value)), _TOKENIZER.value
+        )
+        sampling = Sampling(
+            temperature=_TEMPERATURE.value,
+            top_k=_TOP_K.value,
+            top_p=_TOP_P.value,
+            repetition_penalty=_PENALTY.value,
+            stop_tokens=_stop_tokens(trained),
+        )
+        stream = _read_prompt(trained)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
 
-    prompt = [tokenizer.start_token, *tokenizer.encode(_PROMPT.value.encode()).tolist()]
-    step = make_decode_step(graphdef, temperature=_TEMPERATURE.value, top_k=_TOP_K.value)
-    ids, start = [], 0.0
-    for token in generate(graphdef, params, step, prompt, _LENGTH.value, _SEED.value):
+    before = int(stream.length[0])
+    print(_PROMPT.value, end="", flush=True)
+    pieces = generate_text(
+        trained.model,
+        trained.tokenizer,
+        stream,
+        _LENGTH.value,
+        sampling=sampling,
+        seed=_SEED.value,
+        freeze_memory=_FREEZE.value,
+    )
+    start = 0.0
+    while True:
+        try:
+            print(next(pieces), end="", flush=True)
+        except StopIteration as stop:
+            count = int(stop.value.length[0]) - before
+            break
         start = start or time.perf_counter()  # the first token waits for the compilation
-        ids.append(token)
-    speed = (len(ids) - 1) / (time.perf_counter() - start)
-    print(_PROMPT.value + tokenizer.decode(ids).decode(errors="replace"), flush=True)
+    print(flush=True)
     print(
-        f"{config.model.variant} after {trained_steps} steps; {len(ids)} tokens"
-        + (f" at {speed:.0f} tokens/s" if len(ids) > 1 else ""),
+        f"{trained.config.model.variant} after {trained.steps} steps; {count} tokens"
+        + (f" at {(count - 1) / (time.perf_counter() - start):.0f} tokens/s" if count > 1 else ""),
         file=sys.stderr,
     )
+
+
+def _read_prompt(trained: Trained) -> Stream:
+    model, tokenizer = trained.model, trained.tokenizer
+    prompt = tokenizer.encode(_PROMPT.value.encode()).tolist()
+    if _MEMORY.value:
+        stream = load_memory(_MEMORY.value, model)
+    else:
+        prompt = [tokenizer.start_token, *prompt]
+        stream = start_stream(model, max_length=len(prompt) + _LENGTH.value)
+    return prefill(model, prompt, stream, freeze_memory=_FREEZE.value)
+
+
+def _stop_tokens(trained: Trained) -> tuple[int, ...]:
+    tokens = []
+    for character in _STOP.value:
+        ids = trained.tokenizer.encode(character.encode())
+        if len(ids) != 1:
+            raise ValueError(
+                f"--stop={_STOP.value!r} must hold characters of one token each, got {character!r}, "
+                f"which is {len(ids)}"
+            )
+        tokens.append(int(ids[0]))
+    return tuple(tokens)
 
 
 if __name__ == "__main__":

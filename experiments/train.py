@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 from absl import app, flags, logging
+from flax import nnx
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
@@ -24,7 +25,6 @@ from experiments.training import parameters, report
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.config import TrainConfig, parse_flags, train_config
 from experiments.training.devices import data_parallel, split_cpu
-from experiments.training.generation import generate, make_decode_step
 from experiments.training.metrics import MetricsLog
 from experiments.training.optimizer import learning_rate_schedule, make_optimizer
 from experiments.training.step import (
@@ -38,6 +38,7 @@ from experiments.training.text import Text, load_text, train_batches, valid_batc
 from experiments.training.workdir import open_workdir
 from titans_jax import TitansConfig
 from titans_jax.data import Tokenizer, load_tokenizer, lzma_bits_per_byte, order0_bits_per_byte
+from titans_jax.inference import Sampling, generate, prefill
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
 _WORKDIR = flags.DEFINE_string(
@@ -206,12 +207,12 @@ def execute(run: Run) -> dict[str, float]:
 
 def _sample(config: TrainConfig, params: PyTree, tokenizer: Tokenizer) -> str:
     graphdef, _ = split_model(config.model)
-    step = make_decode_step(
-        graphdef, temperature=config.sample.temperature, top_k=config.sample.top_k
-    )
-    prompt = [tokenizer.start_token, *tokenizer.encode(config.sample.prompt.encode()).tolist()]
-    ids = list(generate(graphdef, params, step, prompt, config.sample.length, config.seed))
-    return config.sample.prompt + tokenizer.decode(ids).decode(errors="replace")
+    model, sample = nnx.merge(graphdef, params), config.sample
+    prompt = [tokenizer.start_token, *tokenizer.encode(sample.prompt.encode()).tolist()]
+    stream = prefill(model, prompt, max_length=len(prompt) + sample.length)
+    sampling = Sampling(temperature=sample.temperature, top_k=sample.top_k)
+    ids = generate(model, stream, sample.length, sampling, seed=config.seed).tokens[0].tolist()
+    return sample.prompt + tokenizer.decode(ids).decode(errors="replace")
 
 
 def main(argv: Sequence[str]) -> None:

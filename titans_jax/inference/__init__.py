@@ -6,6 +6,8 @@ save_memory(stream, "book.safetensors", model)  # read once, keep, question late
 """
 
 from titans_jax.inference.decode import Generated, generate, generate_tokens
+from titans_jax.inference.memory_file import load_memory, memory_source, save_memory
+from titans_jax.inference.pretrained import from_pretrained, save_pretrained
 from titans_jax.inference.sampling import GREEDY, Sampling
 from titans_jax.inference.stream import Stream, prefill, score, start_stream
 from titans_jax.inference.text import file_tokens, generate_text
@@ -16,10 +18,15 @@ __all__ = [
     "Sampling",
     "Stream",
     "file_tokens",
+    "from_pretrained",
     "generate",
     "generate_text",
     "generate_tokens",
+    "load_memory",
+    "memory_source",
     "prefill",
+    "save_memory",
+    "save_pretrained",
     "score",
     "start_stream",
 ]

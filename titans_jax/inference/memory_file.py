@@ -34,13 +34,16 @@ from titans_jax.models.language_model import Titans
 FORMAT = "titans-jax memory 1"
 
 
-def save_memory(stream: Stream, path: str | os.PathLike, model: Titans) -> None:
+def save_memory(
+    stream: Stream, path: str | os.PathLike, model: Titans, *, source: str = ""
+) -> None:
     """Writes a stream to a file, which is replaced at once or not at all.
 
     Args:
         stream: the stream of any number of sequences.
         path: the file, in a folder that exists.
         model: the model that read the stream.
+        source: where that model can be found, for `memory_source`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -61,10 +64,27 @@ def save_memory(stream: Stream, path: str | os.PathLike, model: Titans) -> None:
         "fingerprint": fingerprint(model),
         "config": _config_json(model),
         "batch_size": str(batch_size),
+        "source": source,
         "titans_jax_version": library_version(),
     }
     with replacing(path) as (temporary,):
         write_tensors(temporary, tensors, metadata)
+
+
+def memory_source(path: str | os.PathLike) -> str:
+    """Where the model of a memory file can be found, as `save_memory` was told.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, is not a memory's, or does not say.
+    """
+    _, metadata = _read(Path(path))
+    if not metadata.get("source"):
+        raise ValueError(f"{path} does not say where its model is")
+    return metadata["source"]
 
 
 def load_memory(path: str | os.PathLike, model: Titans) -> Stream:
@@ -82,11 +102,7 @@ def load_memory(path: str | os.PathLike, model: Titans) -> Stream:
         ValueError: if it is damaged, is not a memory's, or belongs to another model.
     """
     path = Path(path)
-    tensors, metadata = read_tensors(path)
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is not a memory file: its format is {metadata.get('format')!r}, must be {FORMAT!r}"
-        )
+    tensors, metadata = _read(path)
     for name in ("sha256", "fingerprint", "config", "batch_size"):
         if name not in metadata:
             raise ValueError(f"{path} is not a whole memory file: its metadata have no {name!r}")
@@ -101,6 +117,15 @@ def load_memory(path: str | os.PathLike, model: Titans) -> Stream:
         raise ValueError(f"{path} does not hold a stream of this model: {problems}")
     leaves = [jnp.array(tensors[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(stream), leaves)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is not a memory file: its format is {metadata.get('format')!r}, must be {FORMAT!r}"
+        )
+    return tensors, metadata
 
 
 def fingerprint(model: Titans) -> str:

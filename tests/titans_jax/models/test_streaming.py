@@ -121,3 +121,11 @@ def test_state_leaves_are_layers_then_batch():
     for name in VARIANTS:
         for leaf in jax.tree.leaves(initial_state(name)):
             assert leaf.shape[:2] == (2, BATCH)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_state_does_not_grow(name):
+    state = initial_state(name)
+    after = jax.eval_shape(lambda: forward(name, random_tokens(length=1), state)[1])
+    shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
+    assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(after)] == shapes

@@ -1,0 +1,58 @@
+"""The commands that use a trained model: read a text, keep the memory, question it later."""
+
+import re
+
+import pytest
+
+from experiments.train import execute, prepare
+from experiments.training.trained import load_trained
+from tests.experiments.test_command_line import command
+from tests.experiments.tiny_run import tiny_config
+from titans_jax.inference import load_memory
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("read")
+    config = tiny_config(folder, model__variant="mag", baseline=False, steps=1)
+    execute(prepare(config, folder / "run"))
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_a_text_is_read_once_and_questioned_later(workdir, tmp_path):
+    book, memory = tmp_path / "book.txt", tmp_path / "book.safetensors"
+    book.write_bytes(b"It was the best of times.\n" * 20)
+    read = command(
+        "experiments.read", f"--workdir={workdir}", f"--input={book}", f"--save_memory={memory}"
+    )
+    assert read.returncode == 0, read.stderr
+    assert re.search(r"\d\.\d{4} bits per byte of 520 bytes", read.stdout)
+    trained = load_trained(workdir)
+    stream = load_memory(memory, trained.model)
+    assert int(stream.length[0]) == 521
+
+    question = ["experiments.sample", f"--memory={memory}", "--prompt=It was", "--length=9"]
+    first, again = command(*question), command(*question)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("It was")
+    assert first.stdout == again.stdout
+    assert "mag after 1 steps; 9 tokens" in first.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["experiments.sample"], "give --workdir=DIR, the run to sample from, or --memory=FILE"),
+        (["experiments.sample", "--memory=none"], "none"),
+        (["experiments.sample", "--workdir=RUN", "--top_p=2"], "top_p must be above 0"),
+        (["experiments.sample", "--workdir=RUN", "--stop=é"], "characters of one token each"),
+        (["experiments.read", "--workdir=RUN", "--input=none"], "none"),
+    ],
+)
+@pytest.mark.slow
+def test_what_does_not_fit_is_one_line(workdir, flags, message):
+    result = command(*[flag.replace("RUN", str(workdir)) for flag in flags])
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
