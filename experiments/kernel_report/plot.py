@@ -1,5 +1,6 @@
 """The roofline picture: matmul speed that the schedule would reach, against arithmetic intensity, per chip."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,13 @@ def roofline(rows: list[dict[str, Any]], path: Path) -> None:
 
 def _roof(panel: Any, chip: Chip) -> None:
     peak, bandwidth = chip.peak / chip.cores, chip.hbm / chip.cores
-    intensity = np.geomspace(4, 4000, 200)
-    panel.plot(intensity, np.minimum(peak, intensity * bandwidth) / 1e12, color="black")
-    panel.text(4000, peak / 1e12 * 1.05, f"{peak / 1e12:.0f} TFLOP/s", ha="right", fontsize=9)
-    panel.text(12, 5 * bandwidth / 1e12, f"{bandwidth / 1e9:.0f} GB/s", fontsize=9)
+    ridge = peak / bandwidth
+    corners = np.array([20, ridge, 4000])
+    panel.plot(corners, np.minimum(peak, corners * bandwidth) / 1e12, color="black")
+    # Beside the roof, where no mark can be.
+    label = functools.partial(panel.text, ha="right", va="bottom", fontsize=9)
+    label(ridge, peak / 1e12 * 1.05, f"{peak / 1e12:.0f} TFLOP/s")
+    label(45, 50 * bandwidth / 1e12, f"{bandwidth / 1e9:.0f} GB/s")
 
 
 def _point(row: dict[str, Any], chip: Chip) -> tuple[float, float]:
