@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         if not (_WORKDIR.value or _MEMORY.value):
             raise ValueError("give --workdir=DIR, the run to sample from, or --memory=FILE")
         trained = load_trained(
-            Path(_WORKDIR.value or memory_source(_MEMORY.value)), _TOKENIZER.value
+            Path(_WORKDIR.value or memory_source(_MEMORY.value or "")), _TOKENIZER.value
         )
         sampling = Sampling(
             temperature=_TEMPERATURE.value,

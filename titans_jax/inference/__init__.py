@@ -9,7 +9,7 @@ from titans_jax.inference.decode import Generated, generate, generate_tokens
 from titans_jax.inference.memory_file import load_memory, memory_source, save_memory
 from titans_jax.inference.pretrained import from_pretrained, save_pretrained
 from titans_jax.inference.sampling import GREEDY, Sampling
-from titans_jax.inference.stream import Stream, prefill, score, start_stream
+from titans_jax.inference.stream import Stream, prefill, reset_memory, score, start_stream
 from titans_jax.inference.text import file_tokens, generate_text
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "load_memory",
     "memory_source",
     "prefill",
+    "reset_memory",
     "save_memory",
     "save_pretrained",
     "score",

@@ -132,7 +132,9 @@ class _Decoder:
         self.keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
         self.options = {"sampling": sampling, "freeze_memory": freeze_memory}
 
-    def __call__(self, stream, start, count, done) -> tuple[Stream, np.ndarray, np.ndarray]:
+    def __call__(
+        self, stream: Stream, start: int, count: int, done: np.ndarray
+    ) -> tuple[Stream, np.ndarray, np.ndarray]:
         stream, tokens, done = _generate(
             self.graphdef,
             self.params,

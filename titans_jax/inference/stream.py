@@ -21,7 +21,9 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from titans_jax.config import TitansConfig, is_count, require
+from titans_jax.memory.state import MemoryState
 from titans_jax.models.language_model import Titans
+from titans_jax.models.mac import MACState
 from titans_jax.typing import Array
 
 #: Tokens of a block by default, before rounding up to whole chunks: enough to fill the matrix units, little to hold.
@@ -132,6 +134,43 @@ def score(
             losses[sequence].append(np.asarray(values[sequence]))
     empty = np.zeros(0, reader.stream.logits.dtype)
     return [np.concatenate([empty, *parts]) for parts in losses], reader.stream
+
+
+@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames="stream")
+def _reset_memory(graphdef: Any, params: Any, stream: Stream) -> Stream:
+    fresh = nnx.merge(graphdef, params).init_state(stream.length.shape[0], 1)
+
+    def reset(new: Any, old: Any) -> Any:
+        return new._replace(position=old.position) if isinstance(new, MemoryState) else old
+
+    state = jax.tree.map(
+        reset, fresh, stream.state, is_leaf=lambda node: isinstance(node, MemoryState)
+    )
+    if isinstance(state, MACState):
+        state = state._replace(segment_weights=fresh.segment_weights)
+    return stream._replace(state=state)
+
+
+def reset_memory(model: Titans, stream: Stream) -> Stream:
+    """Forgets what the memory learned, and nothing else: attention and convolutions keep their last tokens.
+
+    Args:
+        model: the language model.
+        stream: at a chunk's (MAC: a segment's) start, where a reset has a meaning; used up.
+
+    Raises:
+        ValueError: the model has no memory, or a sequence is not at such a place.
+    """
+    require(
+        model.config.variant != "transformer", "variant", model.config.variant, "one with a memory"
+    )
+    unit, lengths = alignment(model.config), np.asarray(stream.length)
+    if (lengths % unit).any():
+        raise ValueError(
+            f"stream must be at a multiple of {unit} tokens to reset its memory, got {lengths.tolist()}"
+        )
+    graphdef, params = nnx.split(model)
+    return _reset_memory(graphdef, params, beside(params, stream))
 
 
 def alignment(config: TitansConfig) -> int:

@@ -15,7 +15,14 @@ from tests.titans_jax.inference.inference_models import (
 )
 from tests.titans_jax.models.tiny_models import VOCABULARY
 from tests.tolerances import OUTPUT_F32, assert_close
-from titans_jax.inference import GREEDY, generate, prefill, score, start_stream
+from titans_jax.inference import (
+    GREEDY,
+    generate,
+    prefill,
+    reset_memory,
+    score,
+    start_stream,
+)
 from titans_jax.inference.stream import alignment, block_sizes, read_block
 from titans_jax.presets import PRESETS, preset
 
@@ -152,3 +159,26 @@ def test_other_arguments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="max_length is None, but full attention"):
         start_stream(model("transformer"))
     assert start_stream(model("transformer"), 1, MAX_LENGTH).length.shape == (1,)
+
+
+@pytest.mark.parametrize("name", ["mac", "lmm"])
+def test_a_reset_forgets_the_memory_alone(name):
+    """LMM without convolutions would be a new stream; MAC reads its next segment from the initial memory."""
+    read = prefill(model(name), random_ids(12), new_stream(name, 1), block=BLOCK)
+    tail = np.asarray(getattr(read.state, "memory", read.state).conv_k)
+    reset = reset_memory(model(name), read)
+    fresh = new_stream(name, 1)
+    layer, new = (getattr(s.state, "memory", s.state) for s in (reset, fresh))
+    assert_close(layer.memory.weights, new.memory.weights, 0.0)
+    assert_close(layer.memory.momentum, new.memory.momentum, 0.0)
+    np.testing.assert_array_equal(layer.conv_k, tail)
+    if name == "mac":
+        assert_close(reset.state.segment_weights, fresh.state.segment_weights, 0.0)
+
+
+def test_a_reset_within_a_chunk_is_refused():
+    stream = prefill(model("lmm"), random_ids(7), new_stream("lmm", 1), block=BLOCK)
+    with pytest.raises(ValueError, match=r"multiple of 3 tokens to reset its memory, got \[7\]"):
+        reset_memory(model("lmm"), stream)
+    with pytest.raises(ValueError, match="variant must be one with a memory, got 'transformer'"):
+        reset_memory(model("transformer"), stream)

@@ -1,0 +1,1 @@
+"""Long context, measured: cost and loss against position, and where the memory overtakes full attention."""

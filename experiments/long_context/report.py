@@ -1,0 +1,139 @@
+"""The table and the picture of a long stream."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+COLOURS = {"lmm": "C0", "mac": "C1", "mag": "C2", "mal": "C3", "transformer": "0.4"}
+STYLES = {
+    "learning": "-",
+    "frozen": ":",
+    "frozen late": "-.",
+    "reset": "--",
+    "full attention": "-",
+}
+
+#: The end of a stream is compared with this position.
+REFERENCE = 65_536
+
+
+def ratios(rows: list[dict[str, Any]], end: int) -> dict[str, float]:
+    """The end against `REFERENCE` (or the first octave of a shorter stream), the largest over the variants."""
+    reference = min(REFERENCE, end)
+    variants = dict.fromkeys(row["variant"] for row in rows if row["mode"] == "learning")
+    found: dict[str, float] = {}
+    for name, field in (("time_ratio", "microseconds"), ("memory_ratio", "resident_mib")):
+        at = {
+            (row["variant"], row["position"]): row[field]
+            for row in rows
+            if row["mode"] == "learning"
+        }
+        found[name] = max(at[v, end] / at[v, reference] for v in variants)
+    return found
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Two tables: time and memory per token with the memory learning, and the loss in all three modes."""
+    rows = result["rows"]
+    positions = sorted({row["position"] for row in rows})
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    titans = [name for name in names if name != "transformer"]
+    cells = {(row["variant"], row["mode"], row["position"]): row for row in rows}
+    steps = sorted(set(result["train_steps"].values()))
+
+    def cell(variant: str, mode: str, position: int, field: str, scale: float, digits: int) -> str:
+        row = cells.get((variant, mode, position))
+        return f"{row[field] * scale:.{digits}f}" if row else ""
+
+    def mode_of(variant: str) -> str:
+        return "full attention" if variant == "transformer" else "learning"
+
+    lines = [
+        "# Long context",
+        "",
+        f"    {result['command'].strip()}",
+        "",
+        f"{result['machine']}; jax {result['versions']['jax']}; {result['seconds']:.0f} seconds for the streams. "
+        f"Byte-level models trained for {' or '.join(map(str, steps))} steps (seed {result['seeds'][0]}), on held-out "
+        f"text, {result['block']} tokens per call. A row is the octave that ends at the position: medians of time, "
+        "means of loss. Full attention: a stream of its own for each length, with a cache of that length.",
+        "",
+        f"`tokens={result['tokens']} time_ratio={result['time_ratio']:.3f} memory_ratio={result['memory_ratio']:.3f}`",
+        "",
+        "Microseconds per token, and resident memory of the process in MiB, the memory learning:",
+        "",
+        "| position | " + " | ".join(names) + " | " + " | ".join(f"{n}, MiB" for n in names) + " |",
+        "|" + "---|" * (1 + 2 * len(names)),
+    ]
+    for position in positions:
+        times = [cell(n, mode_of(n), position, "microseconds", 1, 2) for n in names]
+        memory = [cell(n, mode_of(n), position, "resident_mib", 1, 0) for n in names]
+        lines.append(f"| {position:,} | " + " | ".join(times + memory) + " |")
+    modes = [
+        m
+        for m in ("learning", "frozen", "frozen late", "reset")
+        if any(r["mode"] == m for r in rows)
+    ]
+    lines += [
+        "",
+        "Bits per byte; the memory learning / frozen at its start / frozen from 64K tokens on / started anew every "
+        f"{result['reset_every']} tokens:",
+        "",
+        "| position | " + " | ".join(names) + " |",
+        "|" + "---|" * (1 + len(names)),
+    ]
+    scale = 1 / math.log(2)
+    for position in positions:
+        texts = [" / ".join(cell(n, m, position, "nats", scale, 3) for m in modes) for n in titans]
+        if "transformer" in names:
+            texts.append(cell("transformer", "full attention", position, "nats", scale, 3))
+        lines.append(f"| {position:,} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Time per token, resident memory and loss against position."""
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    series: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        series.setdefault((row["variant"], row["mode"]), []).append(row)
+    for (variant, mode), rows in series.items():
+        x = [row["position"] for row in rows]
+        look = {
+            "color": COLOURS[variant],
+            "linestyle": STYLES[mode],
+            "marker": ".",
+            "markersize": 4,
+        }
+        whole = mode in ("learning", "full attention")
+        name = f"{variant}, full attention" if variant == "transformer" else variant
+        if whole:
+            axes[0].plot(x, [row["microseconds"] for row in rows], label=name, **look)
+            axes[1].plot(x, [row["resident_mib"] for row in rows], label=name, **look)
+        label = name if whole else f"{variant}, {mode}"
+        if mode == "reset":
+            label += f" every {result['reset_every']}"
+        axes[2].plot(x, [row["nats"] / math.log(2) for row in rows], label=label, **look)
+    titles = (
+        ("Time per token", "microseconds"),
+        ("Resident memory of the process", "MiB"),
+        ("Loss", "bits per byte"),
+    )
+    for axis, (title, unit) in zip(axes, titles, strict=True):
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel("position in the text (tokens)")
+        axis.set_ylabel(unit)
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(bottom=0)
+    axes[1].set_ylim(bottom=0)
+    axes[0].legend(fontsize=8)
+    axes[2].legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

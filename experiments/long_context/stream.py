@@ -1,0 +1,166 @@
+"""Two million tokens of real text through a small model of each variant: time, memory and loss against position.
+
+    python -m experiments.long_context.stream --tokens=2097152
+
+Models that are not yet under --workdir are trained first (train.py beside this file); --data_path trains and streams on
+anything else. The text that is streamed was held out from training. Each Titans reads it four times: with the memory
+learning, frozen at its start, frozen from 64K tokens on, and started anew every --reset_every tokens. Full attention is
+given as much as its cache and its time allow, each length a stream of its own.
+
+The last line printed is `tokens=N time_ratio=X memory_ratio=Y`: the end against 64K tokens, time per token and resident
+memory, of the variant in which it is largest, with the memory learning.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+
+from experiments.long_context import report
+from experiments.long_context.streaming import octaves, stream_text
+from experiments.long_context.training import RECORD, make_config
+from experiments.training.text import load_text
+from experiments.training.workdir import versions
+from titans_jax import Titans
+from titans_jax.data.tokenizers import ByteTokenizer
+from titans_jax.inference import from_pretrained
+
+VARIANTS = ("lmm", "mac", "mag", "mal")
+MODES = ("learning", "frozen", "frozen late", "reset")
+BLOCK = 1024
+
+_TOKENS = flags.DEFINE_integer("tokens", 2_097_152, "tokens to stream, a power of two")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/long_context", "folder of the models, one per variant"
+)
+_DATA = flags.DEFINE_string("data_path", "stdlib", "text to train on and, held out, to stream")
+_STEPS = flags.DEFINE_integer("train_steps", 400, "of each model that is not trained yet")
+_RESET = flags.DEFINE_integer("reset_every", 1024, "tokens between resets; a multiple of 1024")
+_FULL = flags.DEFINE_integer("full_attention", 16_384, "longest stream of the Transformer++")
+_OUTPUT = flags.DEFINE_string("output", None, "folder for the table, the picture and the JSON")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains what is missing, streams, and reports."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
+    output = Path(_OUTPUT.value or Path(_WORKDIR.value) / "stream")
+    try:
+        _check()
+        records = {variant: _train(variant) for variant in (*VARIANTS, "transformer")}
+        ids = _held_out(records[VARIANTS[0]], _TOKENS.value)
+        models = {variant: from_pretrained(Path(_WORKDIR.value) / variant) for variant in records}
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+    began, rows = time.perf_counter(), []
+    for variant in VARIANTS:
+        for mode in MODES:
+            rows += _run(models[variant], variant, mode, ids)
+    for length in octaves(min(_FULL.value, ids.size)):
+        rows += _run(models["transformer"], "transformer", "full attention", ids[:length])[-1:]
+    result = {
+        "command": _command(),
+        "machine": _machine(),
+        "versions": versions(),
+        "tokens": ids.size,
+        "block": BLOCK,
+        "reset_every": _RESET.value,
+        "seeds": sorted({record["config"]["seed"] for record in records.values()}),
+        "train_steps": {v: record["config"]["steps"] for v, record in records.items()},
+        "train_seconds": {v: record["seconds"] for v, record in records.items()},
+        "seconds": time.perf_counter() - began,
+        "rows": rows,
+        **report.ratios(rows, ids.size),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "stream.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (output / "stream.md").write_text(report.markdown(result), encoding="utf-8")
+    report.plot(result, output / "stream.png")
+    print(f"written to {output}")
+    print(
+        f"tokens={ids.size} time_ratio={result['time_ratio']:.3f} memory_ratio={result['memory_ratio']:.3f}"
+    )
+
+
+def _run(model: Titans, variant: str, mode: str, ids: np.ndarray) -> list[dict[str, Any]]:
+    began = time.perf_counter()
+    rows = stream_text(
+        model,
+        ids,
+        mode=mode,
+        block=BLOCK,
+        reset_every=_RESET.value,
+        freeze_from=min(report.REFERENCE, ids.size // 2),
+        max_length=ids.size if variant == "transformer" else None,
+    )
+    last = rows[-1]
+    print(
+        f"{variant:<12}{mode:<15}{last['position']:>10,} tokens  {last['microseconds']:7.2f} us per token  "
+        f"{last['resident_mib']:6.0f} MiB  {last['nats'] / math.log(2):.4f} bits per byte  "
+        f"({time.perf_counter() - began:.0f} s)",
+        flush=True,
+    )
+    return [{"variant": variant, "mode": mode, **row} for row in rows]
+
+
+def _check() -> None:
+    tokens, reset = _TOKENS.value, _RESET.value
+    if tokens < BLOCK or tokens & (tokens - 1):
+        raise ValueError(f"--tokens must be a power of two of at least {BLOCK}, got {tokens}")
+    if reset < BLOCK or reset % BLOCK:
+        raise ValueError(f"--reset_every must be a multiple of {BLOCK}, got {reset}")
+
+
+def _train(variant: str) -> dict[str, Any]:
+    """The record of the variant's training, which is done in a process of its own if it is not done yet."""
+    workdir = Path(_WORKDIR.value) / variant
+    if not (workdir / RECORD).exists():
+        command = [
+            sys.executable,
+            "-m",
+            "experiments.long_context.train",
+            f"--variant={variant}",
+            f"--workdir={workdir}",
+            f"--data_path={_DATA.value}",
+            f"--steps={_STEPS.value}",
+        ]
+        subprocess.run(command, check=True)
+    return json.loads((workdir / RECORD).read_text(encoding="utf-8"))
+
+
+def _held_out(record: dict[str, Any], count: int) -> np.ndarray:
+    """The first tokens of all text that the models were not trained on."""
+    path = record["config"]["data.path"]
+    config = make_config("lmm", path, 1)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, valid_bytes=0))
+    ids = ByteTokenizer().encode(load_text(config, ByteTokenizer()).valid_bytes)
+    if ids.size < count:
+        raise ValueError(
+            f"--tokens={count} are more than the {ids.size} that were held out of {path!r}: stream "
+            "fewer, or give --data_path more text and another --workdir"
+        )
+    return ids[:count]
+
+
+def _command() -> str:
+    return "python -m experiments.long_context.stream " + " ".join(sys.argv[1:])
+
+
+def _machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} CPU cores"
+
+
+if __name__ == "__main__":
+    app.run(main)

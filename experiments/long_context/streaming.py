@@ -1,0 +1,94 @@
+"""Streams one text through one model and takes down, octave by octave of the position, time, memory and loss.
+
+An octave is the tokens from half a position to that position; its time is the median over its blocks, its loss the
+mean over its tokens. The clock stops between blocks, when the device is done.
+"""
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+from flax import nnx
+
+from titans_jax import Titans
+from titans_jax.inference import Stream, reset_memory, start_stream
+from titans_jax.inference.stream import alignment, read_block
+
+#: First position that is reported: before it, blocks are too few for a median.
+FIRST = 1024
+
+
+def octaves(tokens: int) -> list[int]:
+    """Powers of two from `FIRST` to the number of tokens."""
+    return [1 << i for i in range(FIRST.bit_length() - 1, tokens.bit_length())]
+
+
+def stream_text(
+    model: Titans,
+    ids: np.ndarray,
+    *,
+    mode: str,
+    block: int,
+    reset_every: int = 0,
+    freeze_from: int = 0,
+    max_length: int | None = None,
+) -> list[dict[str, float]]:
+    """Reads a text and returns one row per octave.
+
+    Args:
+      model: what reads.
+      ids: the text's tokens, a power of two of them.
+      mode: "learning", "frozen" (the memory is never written), "frozen late" (not from `freeze_from` on) or "reset" (it
+        starts anew every `reset_every` tokens).
+      block: tokens per call of the device.
+      reset_every: a multiple of `block`.
+      freeze_from: a multiple of `block`.
+      max_length: of a full attention's cache.
+
+    Returns:
+      Per octave: position; microseconds per token; resident_mib of this process; nats per token.
+    """
+    graphdef, params = nnx.split(model)
+    options: dict[str, Any] = {"aligned": alignment(model.config) > 1, "scored": True}
+
+    def read(stream: Stream, start: int) -> tuple[Stream, np.ndarray, float]:
+        began = time.perf_counter()
+        if mode == "reset" and start and start % reset_every == 0:
+            stream = reset_memory(model, stream)
+        stream, losses = read_block(
+            graphdef,
+            params,
+            stream,
+            ids[None, start : start + block],
+            None,
+            freeze_memory=mode == "frozen" or (mode == "frozen late" and start >= freeze_from),
+            **options,
+        )
+        values = np.asarray(losses[0])
+        return stream, values, time.perf_counter() - began
+
+    # What is called later compiles now.
+    for start in {0, freeze_from}:
+        warm, _, _ = read(start_stream(model, max_length=max_length), start)
+    if mode == "reset":
+        reset_memory(model, warm)
+    stream = start_stream(model, max_length=max_length)
+    rows, seconds, nats = [], [], []
+    process, wanted = psutil.Process(), octaves(ids.size)
+    for start in range(0, ids.size, block):
+        stream, losses, elapsed = read(stream, start)
+        seconds.append(elapsed)
+        nats.append(float(np.sum(losses, dtype=np.float64)))
+        if (position := start + block) in wanted:
+            since = len(seconds) // 2 if position > block else 0
+            rows.append(
+                {
+                    "position": position,
+                    "microseconds": 1e6 * statistics.median(seconds[since:]) / block,
+                    "resident_mib": process.memory_info().rss / 2**20,
+                    "nats": sum(nats[since:]) / (block * (len(nats) - since)),
+                }
+            )
+    return rows

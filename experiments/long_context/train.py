@@ -1,0 +1,53 @@
+"""Trains one small model for the long-context experiment, on streams (training.py).
+
+    python -m experiments.long_context.train --variant=lmm --workdir=runs/long_context/lmm
+
+The model is written in the Hugging Face layout, with training.json beside it: the config, the losses and the seconds.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from experiments.long_context.training import MEAN_WINDOWS, RECORD, make_config, train
+from experiments.training.config import flatten
+from experiments.training.text import load_text
+from titans_jax.data.tokenizers import ByteTokenizer
+from titans_jax.inference import save_pretrained
+
+_VARIANT = flags.DEFINE_string("variant", "lmm", "lmm, mac, mag, mal or transformer")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/long_context/lmm", "folder of the model")
+_DATA = flags.DEFINE_string("data_path", "stdlib", "a text file, a folder, a glob, or stdlib")
+_STEPS = flags.DEFINE_integer("steps", 400, "optimizer steps", lower_bound=1)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains one model and writes it."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
+    try:
+        config = make_config(_VARIANT.value, _DATA.value, _STEPS.value)
+        text = load_text(config, ByteTokenizer())
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    began = time.perf_counter()
+    model, losses = train(config, np.concatenate(text.train.documents))
+    folder = Path(_WORKDIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_pretrained(model, folder)
+    record = {
+        "config": flatten(config),
+        "mean_windows": MEAN_WINDOWS,
+        "seconds": time.perf_counter() - began,
+        "losses": losses,
+    }
+    (folder / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    print(f"written to {folder}")
+
+
+if __name__ == "__main__":
+    app.run(main)
