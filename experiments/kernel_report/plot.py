@@ -46,6 +46,7 @@ def roofline(rows: list[dict[str, Any]], path: Path) -> None:
                     alpha=0.75,
                 )
         panel.set(xscale="log", yscale="log", xlabel="flops per HBM byte", title=topology)
+        panel.margins(y=0.1)
         panel.grid(which="both", alpha=0.2)
     panels[0][0].set_ylabel("static TFLOP/s of one core (padding not counted)")
     handles: list[Any] = [
