@@ -20,12 +20,13 @@ QUICK_COMPILE := --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_l
 PYTEST = JAX_PLATFORMS=cpu XLA_FLAGS="$(QUICK_COMPILE) $(XLA_FLAGS)" OMP_NUM_THREADS=1 \
          .venv/bin/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help test test-fast lint format train parity clean
+.PHONY: help test test-fast lint format train notebooks parity clean
 
 help:
 	@echo "make train       train the tiny model (STEPS=n, WORKDIR=dir, CONFIG=file, ARGS='--config.field=value ...')"
 	@echo "make test        the whole test suite (test-fast: without the slow ones)"
 	@echo "make lint        ruff, format check and types (format: rewrite the files)"
+	@echo "make notebooks   run experiments/notebooks at a small scale (SCALE=1 ARGS=--write: as they are committed)"
 	@echo "make parity      compare with titans-pytorch, in an environment of its own"
 	@echo "make clean       remove the environments and caches (runs/ stays)"
 
@@ -64,6 +65,12 @@ format: .venv/.installed
 train: .venv/.installed
 	$(if $(JAX_PLATFORMS),JAX_PLATFORMS=$(JAX_PLATFORMS)) .venv/bin/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR) \
 	  $(if $(STEPS),--config.steps=$(STEPS)) $(ARGS)
+
+SCALE ?= 0.02
+notebooks: .venv/.installed
+	NOTEBOOK_SCALE=$(SCALE) $(if $(JAX_PLATFORMS),JAX_PLATFORMS=$(JAX_PLATFORMS)) \
+	  $(if $(filter 1,$(SCALE)),,XLA_FLAGS="$(QUICK_COMPILE) $(XLA_FLAGS)") \
+	  .venv/bin/python -m experiments.notebooks.check $(ARGS)
 
 parity: .venv-parity/.installed
 	JAX_PLATFORMS=cpu .venv-parity/bin/python -m pytest tests/parity $(ARGS)
