@@ -27,7 +27,8 @@ import os
 import shutil
 
 if importlib.util.find_spec("titans_jax") is None:  # in Colab, for example
-    extra = "[cuda]" if shutil.which("nvidia-smi") else "[tpu]" if "TPU_NAME" in os.environ else ""
+    tpu = any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
+    extra = "[cuda]" if shutil.which("nvidia-smi") else "[tpu]" if tpu else ""
     repository = f"titans-jax{extra} @ git+https://github.com/titans-jax/titans-jax"
     # %pip install --quiet "{repository}" matplotlib
 
