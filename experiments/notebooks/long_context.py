@@ -21,7 +21,7 @@
 # the text streamed through `prefill` in constant memory.
 #
 # This is a toy: the noise is the five sentences of RULER's first needle task repeated, and the needle always has one
-# form. On two CPU cores it takes about three minutes.
+# form. On two CPU cores it takes a few minutes.
 
 # %%
 import importlib.util
@@ -83,8 +83,8 @@ print(b"".join(needle_text(np.random.default_rng(4), 200, depth=0.3)).decode())
 # %% [markdown]
 # ## Training at short lengths
 #
-# The loss is on the four digits of the answer only. Starting at 64 bytes matters: at 256 from the beginning the model
-# takes much longer to find that the needle is what counts.
+# The loss is on the four digits of the answer only. Training starts at 64 bytes, where the needle is a larger part of
+# the text and so easier to find.
 
 # %%
 config = TitansConfig(
