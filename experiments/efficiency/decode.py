@@ -21,9 +21,10 @@ from flax import nnx
 from jax.extend.core import Literal
 
 from titans_jax import Titans, preset
+from titans_jax.config import Variant
 from titans_jax.inference import GREEDY, generate, prefill
 
-VARIANTS = ("lmm", "mac", "mag", "mal")
+VARIANTS: tuple[Variant, ...] = ("lmm", "mac", "mag", "mal")
 #: Tokens of one measurement.
 TOKENS = 512
 

@@ -9,7 +9,6 @@ interpolated between two measured lengths on the logarithm of both.
 """
 
 import json
-import math
 import os
 import platform
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
+from experiments.long_context import report
 from experiments.long_context.training import make_config
 from experiments.training.devices import compiler_options
 from experiments.training.workdir import versions
@@ -64,14 +64,14 @@ def main(argv: Sequence[str]) -> None:
             {"length": length} | {n: _decode_seconds(m, length) for n, m in models.items()}
         )
         print("decoding     ", _line(decoding[-1]), flush=True)
-    result = {
+    result: dict[str, Any] = {
         "command": "python -m experiments.long_context.crossing " + " ".join(sys.argv[1:]),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "versions": versions(),
         "training": training,
         "decoding": decoding,
         "crossings": {
-            f"{kind}_{name}": crossing(rows, name)
+            f"{kind}_{name}": report.crossing(rows, name)
             for kind, rows in (("training", training), ("decoding", decoding))
             for name in VARIANTS[:-1]
         },
@@ -82,24 +82,6 @@ def main(argv: Sequence[str]) -> None:
     (output / "crossing.md").write_text(markdown(result), encoding="utf-8")
     plot(result, output / "crossing.png")
     print("  ".join(f"{name}={_number(value)}" for name, value in result["crossings"].items()))
-
-
-def crossing(rows: list[dict[str, Any]], name: str) -> float | None:
-    """The length from which on `name` is faster than full attention; None if it is not at the longest.
-
-    Args:
-      rows: seconds by variant, per length.
-      name: of the variant.
-    """
-    gaps = [math.log(row[name] / row["transformer"]) for row in rows]
-    if gaps[-1] >= 0:
-        return None
-    last = max((i for i, gap in enumerate(gaps) if gap >= 0), default=None)
-    if last is None:
-        return float(rows[0]["length"])  # faster at every measured length
-    share = gaps[last] / (gaps[last] - gaps[last + 1])
-    low, high = (math.log(rows[i]["length"]) for i in (last, last + 1))
-    return math.exp(low + share * (high - low))
 
 
 def _train_seconds(model: Titans, length: int) -> float:

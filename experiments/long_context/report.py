@@ -38,6 +38,24 @@ def ratios(rows: list[dict[str, Any]], end: int) -> dict[str, float]:
     return found
 
 
+def crossing(rows: list[dict[str, Any]], name: str) -> float | None:
+    """The length from which on `name` is faster than full attention; None if it is not at the longest.
+
+    Args:
+      rows: seconds by variant, per length.
+      name: of the variant.
+    """
+    gaps = [math.log(row[name] / row["transformer"]) for row in rows]
+    if gaps[-1] >= 0:
+        return None
+    last = max((i for i, gap in enumerate(gaps) if gap >= 0), default=None)
+    if last is None:
+        return float(rows[0]["length"])  # faster at every measured length
+    share = gaps[last] / (gaps[last] - gaps[last + 1])
+    low, high = (math.log(rows[i]["length"]) for i in (last, last + 1))
+    return math.exp(low + share * (high - low))
+
+
 def markdown(result: dict[str, Any]) -> str:
     """Two tables: time and memory per token with the memory learning, and the loss in all three modes."""
     rows = result["rows"]

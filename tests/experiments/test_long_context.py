@@ -117,3 +117,24 @@ def test_training_carries_the_memory_and_learns():
     ids = np.frombuffer(b"the memory writes what surprises it. " * 400, np.uint8).astype(np.int32)
     _, losses = train(config, ids)
     assert np.mean(losses[-5:]) < 0.9 * losses[0]
+
+
+def test_only_what_varies_with_the_token_counts_as_its_matmuls():
+    from experiments.efficiency.decode import token_matmuls
+
+    shapes = [tuple(v.aval.shape for v in eqn.invars) for eqn in token_matmuls(model())]
+    # Query, key, value, output gate and output of 8 features, and the logits; none of the persistent tokens'.
+    assert shapes.count(((1, 1, 8), (8, 8))) == 5
+    assert ((1, 1, 8), (8, 256)) in shapes
+    assert not any(left[1:2] == (4,) for left, _ in shapes)
+
+
+def test_crossings_are_where_the_lines_meet():
+    rows = [
+        {"length": 1024, "lmm": 2.0, "mag": 4.0, "transformer": 1.0},
+        {"length": 4096, "lmm": 2.0, "mag": 4.0, "transformer": 4.0},
+        {"length": 16384, "lmm": 2.0, "mag": 4.0, "transformer": 4.0},
+    ]
+    assert report.crossing(rows, "lmm") == pytest.approx(2048)
+    assert report.crossing(rows, "mag") is None
+    assert report.crossing(rows[1:], "lmm") == 4096
