@@ -1,5 +1,6 @@
 """Settings that every test shares: the CPU in double precision, and few, unhurried hypothesis examples."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,3 +17,19 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+# Every compiled program maps memory of its own, and the kernel allows a process so many mappings (65,530 on most
+# machines): past them the compiler crashes. Programs are let go well before, and compile again where they are needed.
+MOST_MAPPINGS = 40_000
+
+
+def pytest_runtest_teardown():
+    """Counts the mappings after every test, where the system tells."""
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            mappings = sum(1 for _ in file)
+    except OSError:
+        return
+    if mappings > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()

@@ -24,6 +24,7 @@ from titans_jax.inference import (
     start_stream,
 )
 from titans_jax.inference.stream import alignment, block_sizes, read_block
+from titans_jax.memory.layer import NeuralMemoryState
 from titans_jax.presets import PRESETS, preset
 
 
@@ -161,14 +162,20 @@ def test_other_arguments_that_do_not_fit_are_refused():
     assert start_stream(model("transformer"), 1, MAX_LENGTH).length.shape == (1,)
 
 
+def layer_state(stream):
+    """The memory layer's part of a stream, which in LMM is all of it."""
+    state = stream.state
+    return state if isinstance(state, NeuralMemoryState) else state.memory
+
+
 @pytest.mark.parametrize("name", ["mac", "lmm"])
 def test_a_reset_forgets_the_memory_alone(name):
     """LMM without convolutions would be a new stream; MAC reads its next segment from the initial memory."""
     read = prefill(model(name), random_ids(12), new_stream(name, 1), block=BLOCK)
-    tail = np.asarray(getattr(read.state, "memory", read.state).conv_k)
+    tail = np.asarray(layer_state(read).conv_k)
     reset = reset_memory(model(name), read)
     fresh = new_stream(name, 1)
-    layer, new = (getattr(s.state, "memory", s.state) for s in (reset, fresh))
+    layer, new = (layer_state(s) for s in (reset, fresh))
     assert_close(layer.memory.weights, new.memory.weights, 0.0)
     assert_close(layer.memory.momentum, new.memory.momentum, 0.0)
     np.testing.assert_array_equal(layer.conv_k, tail)
