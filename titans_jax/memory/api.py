@@ -1,6 +1,7 @@
 """`memory_scan`: the one entry point to the memory; every execution gives the same numbers.
 
-    sequential         token by token, Eq. 12-15 with ``jax.grad``: the oracle, and decoding
+    sequential         token by token, Eq. 12-15 with ``jax.grad``: the oracle
+    token              a single token, its gradient by hand: decoding
     chunked            ``lax.scan`` over chunks in the dual form: the default on a CPU
     fused              the same in one kernel, M and S on the chip: the default on TPU and GPU
     associative_scan   parallel within a chunk; also for any pure function as the memory network
@@ -31,10 +32,11 @@ from titans_jax.memory.online import online_scan
 from titans_jax.memory.scan import associative_chunk_scan
 from titans_jax.memory.sequential import TokenState, sequential_scan
 from titans_jax.memory.state import MemoryState
+from titans_jax.memory.token import token_step
 from titans_jax.placement import target_platform
 from titans_jax.typing import Array, Heads, TokenFlags
 
-Execution = Literal["auto", "sequential", "associative_scan", "chunked", "fused", "online"]
+Execution = Literal["auto", "sequential", "token", "associative_scan", "chunked", "fused", "online"]
 
 #: Executions that walk the chunk grid with one anchor per chunk.
 SCANS = {
@@ -104,6 +106,9 @@ def memory_scan(
         return _run_sequential(
             network, state, (q, k, v, gates), chunk, gain, mask, reset, initial, read, bound_step
         )
+    if execution == "token":
+        options = {"chunk": chunk, "read": read, "bound_step": bound_step}
+        return token_step(network, gain, state, q, k, v, gates, mask, reset, initial, **options)
     online = execution == "online"
     largest = LARGEST_FUSED_TILE if execution == "fused" else LARGEST_TILE
     tile = tile or _choose_tile(q.shape[1] if online else chunk, largest)
@@ -186,13 +191,15 @@ def choose_execution(
         raise ValueError(f"execution must be one of {get_args(Execution)}, got {execution!r}")
     if execution == "auto":
         if length == 1:
-            return "sequential"
+            return "token" if dense else "sequential"
         if not dense:
             return "associative_scan"
         if chunk == 1 and linear and reset is None:
             return "online"
         return "chunked" if target_platform() == "cpu" else "fused"
-    if execution in ("chunked", "fused") and not dense:
+    if execution == "token" and length != 1:
+        raise ValueError(f"execution 'token' takes one token at a time, got {length}")
+    if execution in ("token", "chunked", "fused") and not dense:
         raise ValueError(
             f"execution {execution!r} needs a built-in network ('mlp' or 'residual'); "
             "a function runs by 'associative_scan' or 'sequential'"

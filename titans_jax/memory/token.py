@@ -1,0 +1,105 @@
+"""One token at a time, for decoding: Eq. 12-15 with the gradient written by hand as rank-one matrices.
+
+The same numbers as `sequential_scan` of one token. What differs is what a small memory's token costs: no gradient is
+formed as a matrix of its own, M and S are each written in one pass, and the anchor is copied only where a chunk ends.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from titans_jax.memory.chunk import Carry
+from titans_jax.memory.gates import Gates, Read
+from titans_jax.memory.networks import MLPNetwork, apply_network, gradient_factors
+from titans_jax.memory.state import MemoryState
+from titans_jax.typing import Array, PyTree
+
+
+def token_step(
+    network: MLPNetwork,
+    gain: Float[Array, "H 1 K"] | None,
+    state: MemoryState,
+    q: Float[Array, "B 1 H K"],
+    k: Float[Array, "B 1 H K"],
+    v: Float[Array, "B 1 H K"],
+    gates: Gates,
+    mask: Bool[Array, "B 1"] | None,
+    reset: Bool[Array, "B 1"] | None,
+    initial: Carry | None,
+    *,
+    chunk: int,
+    read: Read,
+    bound_step: bool = False,
+) -> tuple[Float[Array, "B 1 H K"], MemoryState]:
+    """Writes one token of every sequence and reads it.
+
+    Args:
+        network: a built-in memory network.
+        gain: its norm's gain, for "residual".
+        state: before the token.
+        q: query; k: key; v: value.
+        gates: fields ``[B, 1, H]``.
+        mask: False for a token that changes nothing.
+        reset: True where a document starts, at a chunk's first token.
+        initial: M and S at a document's start; needed with ``reset``.
+        chunk: tokens that share one anchor.
+        read: y from M after the write ("after") or before it ("before").
+        bound_step: see networks.py.
+
+    Returns:
+        The reads and the state after the token.
+    """
+    weights, momentum, anchor, position = state
+    if reset is not None:
+        weights, momentum, anchor = (
+            _where(reset[:, 0], start, old)
+            for start, old in (
+                (initial.weights, weights),
+                (initial.momentum, momentum),
+                (initial.weights, anchor),
+            )
+        )
+
+    def one_head(gain, m, s, anchor, q, k, v, gates, mask):
+        q, k, v = (x.astype(m[0].dtype) for x in (q, k, v))  # [1, K]
+        inputs, errors = gradient_factors(network, anchor, gain, k, v, bound_step)
+        new_m, new_s = [], []
+        for m_l, s_l, a, g in zip(m, s, inputs, errors, strict=True):
+            step = -gates.theta * (a[0][:, None] * g[0][None, :])  # [d_in, d_out], Eq. 12
+            if gates.log_eta is not None:
+                step = jnp.exp(gates.log_eta) * s_l + step  # Eq. 10, 14
+            moved = m_l + step if gates.log_keep is None else jnp.exp(gates.log_keep) * m_l + step
+            kept = s_l if gates.log_eta is None else step
+            if mask is not None:
+                moved, kept = jnp.where(mask, moved, m_l), jnp.where(mask, kept, s_l)
+            new_m.append(moved)  # Eq. 13
+            new_s.append(kept)
+        new_m, new_s = tuple(new_m), tuple(new_s)
+        y = apply_network(network, new_m if read == "after" else m, gain, q)  # Eq. 15
+        return new_m, new_s, y
+
+    token = Gates(*(None if g is None else g[:, 0] for g in gates))
+    heads = jax.vmap(one_head, in_axes=(0, 0, 0, 0, 1, 1, 1, 0, None), out_axes=(0, 0, 1))
+    sequences = jax.vmap(heads, in_axes=(None, 0, 0, 0, 0, 0, 0, 0, 0))
+    new_weights, new_momentum, y = sequences(
+        gain, weights, momentum, anchor, q, k, v, token, None if mask is None else mask[:, 0]
+    )
+    position = (position + 1) % chunk
+    done = position == 0
+    anchor = jax.lax.cond(
+        jnp.any(done),
+        lambda: jax.tree.map(lambda new, old: _select(done, new, old), new_weights, anchor),
+        lambda: anchor,
+    )
+    return y, MemoryState(new_weights, new_momentum, anchor, position)
+
+
+def _where(flags: Bool[Array, "B"], start: PyTree, old: PyTree) -> PyTree:
+    """``start [H, ...]`` for the flagged sequences, ``old [B, H, ...]`` for the others."""
+    return jax.tree.map(lambda new, leaf: _select(flags, new[None], leaf), start, old)
+
+
+def _select(flags: Bool[Array, "B"], new: Array, old: Array) -> Array:
+    return jnp.where(flags.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
