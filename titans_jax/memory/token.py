@@ -65,7 +65,7 @@ def token_step(
     def one_head(gain, m, s, anchor, q, k, v, gates, mask):
         q, k, v = (x.astype(m[0].dtype) for x in (q, k, v))  # [1, K]
         inputs, errors = gradient_factors(network, anchor, gain, k, v, bound_step)
-        new_m, new_s = [], []
+        layers = []
         for m_l, s_l, a, g in zip(m, s, inputs, errors, strict=True):
             step = -gates.theta * (a[0][:, None] * g[0][None, :])  # [d_in, d_out], Eq. 12
             if gates.log_eta is not None:
@@ -74,9 +74,8 @@ def token_step(
             kept = s_l if gates.log_eta is None else step
             if mask is not None:
                 moved, kept = jnp.where(mask, moved, m_l), jnp.where(mask, kept, s_l)
-            new_m.append(moved)  # Eq. 13
-            new_s.append(kept)
-        new_m, new_s = tuple(new_m), tuple(new_s)
+            layers.append((moved, kept))  # Eq. 13
+        new_m, new_s = zip(*layers, strict=True)
         y = apply_network(network, new_m if read == "after" else m, gain, q)  # Eq. 15
         return new_m, new_s, y
 
