@@ -388,7 +388,8 @@ def test_auto_chooses_what_can_run():
     linear, deep = MLPNetwork("mlp", 1, 1), MLPNetwork("mlp", 2, 2)
     flags = jnp.zeros((1, 2), bool)
     assert choose_execution(deep, "auto", 8, 4) == "chunked"
-    assert choose_execution(deep, "auto", 1, 4) == "sequential"
+    assert choose_execution(deep, "auto", 1, 4) == "token"
+    assert choose_execution(cases.gated_mlp, "auto", 1, 4) == "sequential"
     assert choose_execution(deep, "auto", 8, 1) == "chunked"
     assert choose_execution(linear, "auto", 8, 1) == "online"
     assert choose_execution(linear, "auto", 8, 1, flags) == "chunked"
