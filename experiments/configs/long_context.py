@@ -1,8 +1,8 @@
-"""Small byte-level models for `python -m experiments.long_context.stream`, which trains those that are missing.
+"""Small byte-level models for the long-context experiment.
 
-    python -m experiments.train --config=experiments/configs/long_context.py --workdir=runs/long_context/mag \
-        --config.model.variant=mag --config.data.path=BOOKS
+    python -m experiments.long_context.train --variant=mag --workdir=runs/long_context/mag --data_path=BOOKS
 
+trains one on streams. `experiments.train` takes this config too, and trains on separate sequences.
 A sixth of the text is held out, whole documents: enough to stream two million tokens of it from twenty million.
 """
 

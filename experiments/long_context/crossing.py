@@ -103,7 +103,7 @@ def _train_seconds(model: Titans, length: int) -> float:
 def _decode_seconds(model: Titans, length: int) -> float:
     """Seconds per token. What the cache holds does not matter to the time, so it is left empty."""
     stream = start_stream(model, max_length=length)
-    # The last DECODED places of the cache; a repetition that overflows it takes the same time.
+    # Generation wants a stream that has read something.
     stream = stream._replace(length=jnp.full((1,), 1, jnp.int32))
 
     def decode() -> None:

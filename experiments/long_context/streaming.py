@@ -70,7 +70,7 @@ def stream_text(
         return stream, values, time.perf_counter() - began
 
     # What is called later compiles now.
-    for start in {0, freeze_from}:
+    for start in (0, freeze_from) if mode == "frozen late" else (0,):
         warm, _, _ = read(start_stream(model, max_length=max_length), start)
     if mode == "reset":
         reset_memory(model, warm)
