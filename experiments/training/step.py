@@ -13,7 +13,6 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
-from experiments.training.devices import compiler_options
 from titans_jax import Titans, TitansConfig
 from titans_jax.models.loss import next_token_loss
 
@@ -91,7 +90,7 @@ def make_train_step(
         params = optax.apply_updates(params, updates)
         return params, opt_state, StepMetrics(loss, optax.tree.norm(grads))
 
-    return jax.jit(step, donate_argnums=(0, 1), compiler_options=compiler_options())
+    return jax.jit(step, donate_argnums=(0, 1))
 
 
 def make_eval_step(graphdef: nnx.GraphDef) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
@@ -101,7 +100,7 @@ def make_eval_step(graphdef: nnx.GraphDef) -> Callable[[PyTree, Batch], tuple[Ar
         value, aux = next_token_loss(nnx.merge(graphdef, params), batch)
         return value * aux["tokens"], aux["tokens"]
 
-    return jax.jit(step, compiler_options=compiler_options())
+    return jax.jit(step)
 
 
 def evaluate(
