@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 COLOURS = {"lmm": "C0", "mac": "C1", "mag": "C2", "mal": "C3", "transformer": "0.4"}
 STYLES = {
@@ -17,6 +18,13 @@ STYLES = {
     "frozen late": "-.",
     "reset": "--",
     "full attention": "-",
+}
+
+MODE_NAMES = {
+    "learning": "learning",
+    "frozen": "frozen at its start",
+    "frozen late": "frozen from 64K tokens on",
+    "reset": "started anew",
 }
 
 #: The end of a stream is compared with this position.
@@ -79,8 +87,8 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"{result['machine']}; jax {result['versions']['jax']}; {result['seconds']:.0f} seconds for the streams. "
         f"Byte-level models trained for {' or '.join(map(str, steps))} steps (seed {result['seeds'][0]}), on held-out "
-        f"text, {result['block']} tokens per call. A row is the octave that ends at the position: medians of time, "
-        "means of loss. Full attention: a stream of its own for each length, with a cache of that length.",
+        f"text, {result['block']} tokens per call. A row is the octave that ends at the position: medians of time "
+        "and memory, means of loss. Full attention: a stream of its own for each length, with a cache of that length.",
         "",
         f"`tokens={result['tokens']} time_ratio={result['time_ratio']:.3f} memory_ratio={result['memory_ratio']:.3f}`",
         "",
@@ -134,14 +142,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
         if whole:
             axes[0].plot(x, [row["microseconds"] for row in rows], label=name, **look)
             axes[1].plot(x, [row["resident_mib"] for row in rows], label=name, **look)
-        label = name if whole else f"{variant}, {mode}"
-        if mode == "reset":
-            label += f" every {result['reset_every']}"
-        axes[2].plot(x, [row["nats"] / math.log(2) for row in rows], label=label, **look)
+        axes[2].plot(x, [row["nats"] / math.log(2) for row in rows], **look)
+    # The start of a text, such as a list of its contents, would flatten all that follows.
+    end = min(REFERENCE, result["tokens"])
+    settled = [row["nats"] / math.log(2) for row in result["rows"] if row["position"] >= end]
+    highest = max(settled)
     titles = (
         ("Time per token", "microseconds"),
         ("Resident memory of the process", "MiB"),
-        ("Loss", "bits per byte"),
+        (f"Loss (what is above its highest from {end:,} on is cut off)", "bits per byte"),
     )
     for axis, (title, unit) in zip(axes, titles, strict=True):
         axis.set_xscale("log", base=2)
@@ -152,6 +161,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes[0].set_ylim(bottom=0)
     axes[1].set_ylim(bottom=0)
     axes[0].legend(fontsize=8)
-    axes[2].legend(fontsize=7, ncols=2)
+    least = min(settled)
+    axes[2].set_ylim(least - 0.05 * (highest - least), highest + 0.4 * (highest - least))
+    names = MODE_NAMES | {"reset": f"started anew every {result['reset_every']} tokens"}
+    shown = dict.fromkeys(mode for _, mode in series if mode in names)
+    lines = [
+        Line2D([], [], color="0.2", linestyle=STYLES[mode], label=names[mode]) for mode in shown
+    ]
+    axes[2].legend(
+        handles=lines, fontsize=8, loc="upper right", title="memory (colours as on the left)"
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,7 +1,8 @@
 """Streams one text through one model and takes down, octave by octave of the position, time, memory and loss.
 
-An octave is the tokens from half a position to that position; its time is the median over its blocks, its loss the
-mean over its tokens. The clock stops between blocks, when the device is done.
+An octave is the tokens from half a position to that position; its time and memory are medians over its blocks (XLA's
+temporary buffers come and go), its loss the mean over its tokens. The clock stops between blocks, when the device is
+done.
 """
 
 import statistics
@@ -75,11 +76,12 @@ def stream_text(
     if mode == "reset":
         reset_memory(model, warm)
     stream = start_stream(model, max_length=max_length)
-    rows, seconds, nats = [], [], []
+    rows, seconds, resident, nats = [], [], [], []
     process, wanted = psutil.Process(), octaves(ids.size)
     for start in range(0, ids.size, block):
         stream, losses, elapsed = read(stream, start)
         seconds.append(elapsed)
+        resident.append(process.memory_info().rss)
         nats.append(float(np.sum(losses, dtype=np.float64)))
         if (position := start + block) in wanted:
             since = len(seconds) // 2 if position > block else 0
@@ -87,7 +89,7 @@ def stream_text(
                 {
                     "position": position,
                     "microseconds": 1e6 * statistics.median(seconds[since:]) / block,
-                    "resident_mib": process.memory_info().rss / 2**20,
+                    "resident_mib": statistics.median(resident[since:]) / 2**20,
                     "nats": sum(nats[since:]) / (block * (len(nats) - since)),
                 }
             )
