@@ -150,7 +150,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     titles = (
         ("Time per token", "microseconds"),
         ("Resident memory of the process", "MiB"),
-        (f"Loss (what is above its highest from {end:,} on is cut off)", "bits per byte"),
+        (f"Loss (scale of {end // 1024}K tokens and later)", "bits per byte"),
     )
     for axis, (title, unit) in zip(axes, titles, strict=True):
         axis.set_xscale("log", base=2)
