@@ -1,12 +1,20 @@
-"""The folder of a run: what it was started with, and whether this command may continue it."""
+"""The folder of a run: what it was started with, and whether this command may continue it.
+
+It may be a path of this machine or a URL such as gs://BUCKET/RUN, which needs the extra "gcs". Several machines need
+a folder that all of them see.
+"""
 
 import importlib.metadata
 import json
 import platform
-from pathlib import Path
 from typing import Any
 
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
 from experiments.training.config import TrainConfig, flatten
+from experiments.training.processes import is_first, say
 
 # What may change between one start and the next without making another run of it. `steps` may only grow (a longer run);
 # the learning-rate schedule then ends at the new last step.
@@ -18,6 +26,13 @@ MAY_CHANGE = frozenset(
         "eval_batches",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_every",
+        "cpu_devices",
+        "distributed",
+        "mesh.data",
+        "mesh.fsdp",
+        "mesh.sequence",
+        "mesh.tensor",
         "sample.prompt",
         "sample.length",
         "sample.temperature",
@@ -27,12 +42,14 @@ MAY_CHANGE = frozenset(
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def open_workdir(folder: Path, config: TrainConfig) -> None:
+def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
     """Creates the folder, or checks that it belongs to this config; writes config.json and versions.json.
 
     Raises:
       ValueError: the folder belongs to a run with another config; names each field with both values.
+      OSError: it cannot be written, or is not the same folder for all processes.
     """
+    folder = epath.Path(folder)
     path = folder / "config.json"
     flat = json.loads(json.dumps(flatten(config), default=_named))
     if path.exists():
@@ -55,21 +72,35 @@ def open_workdir(folder: Path, config: TrainConfig) -> None:
                 "give at least as many, or another --workdir"
             )
         if flat["steps"] > saved["steps"]:
-            print(
+            say(
                 f"steps: {saved['steps']} before, {flat['steps']} now; the learning rate now ends its decay there"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
-    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+    if is_first():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(path, flat)
+            _write(folder / "versions.json", versions())
+        except OSError as error:
+            raise OSError(
+                f"--workdir={folder}: cannot be written ({type(error).__name__}: {error}); make room or give "
+                "permission, or choose another --workdir"
+            ) from error
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir written")
+        if not path.exists():
+            raise OSError(
+                f"--workdir={folder}: process {jax.process_index()} does not see what process 0 wrote there; several "
+                "machines need a folder that they share, such as gs://BUCKET/RUN"
+            )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: epath.PathLike) -> dict[str, Any]:
     """Returns the flat config {"model.dim": 128, ...} of the run in `folder`.
 
     Raises:
       FileNotFoundError: there is none.
     """
-    path = folder / "config.json"
+    path = epath.Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"--workdir={folder}: no run there (no config.json); train one first"
@@ -81,6 +112,13 @@ def versions() -> dict[str, str]:
     """Returns the versions that a run depends on."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "platform": platform.platform(), **found}
+
+
+def _write(path: epath.Path, content: dict[str, Any]) -> None:
+    # Under another name until it is whole: a full disk leaves what was there.
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)
 
 
 def _named(value: Any) -> str:

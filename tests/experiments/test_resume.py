@@ -88,11 +88,7 @@ def test_stopped_and_continued_equals_uninterrupted(variant, accumulation, tmp_p
         for name, array in loaded[0][item].items():
             np.testing.assert_array_equal(array, loaded[1][item][name], err_msg=f"{item} {name}")
     assert loaded[0]["meta"] == loaded[1]["meta"]
-    positions = [
-        (f / variant / "checkpoints/6/data/process_0-of-1.json").read_text()
-        for f in (straight, broken)
-    ]
-    assert positions[0] == positions[1]
+    assert loaded[0]["meta"]["batches"] == 6
 
 
 def test_finished_run_only_scores_again(tmp_path, monkeypatch):

@@ -1,0 +1,47 @@
+"""Workdirs: unwritable, full, and at a URL."""
+
+import errno
+import json
+
+import fsspec
+import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from experiments.training.workdir import open_workdir, read_config
+from tests.experiments.tiny_run import tiny_config
+
+
+def test_unwritable_workdir_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"--workdir=.*/file/run: cannot be written \(NotADirectory"):
+        open_workdir(tmp_path / "file/run", tiny_config(tmp_path))
+
+
+def test_full_disk_leaves_the_config_that_is_there(tmp_path, monkeypatch):
+    open_workdir(tmp_path / "run", tiny_config(tmp_path))
+    before = (tmp_path / "run/config.json").read_text()
+
+    def full(self, *_, **__):
+        with self.open("w") as file:
+            file.write("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    with pytest.raises(OSError, match=r"cannot be written .*No space left on device"):
+        open_workdir(tmp_path / "run", tiny_config(tmp_path, steps=9))
+    assert (tmp_path / "run/config.json").read_text() == before
+
+
+def test_workdir_at_a_url(tmp_path, monkeypatch):
+    memory = MemoryFileSystem()
+    monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: memory)
+    config = tiny_config(tmp_path)
+    open_workdir("gs://bucket/run", config)
+    open_workdir("gs://bucket/run", config)
+    assert read_config("gs://bucket/run")["steps"] == config.steps
+    with pytest.raises(ValueError, match=r"config\.seed: 0 in the workdir, 5 given"):
+        open_workdir("gs://bucket/run", tiny_config(tmp_path, seed=5))
+    files = {path.name for path in epath.Path("gs://bucket/run").iterdir()}
+    assert files == {"config.json", "versions.json"}
+    assert json.loads(epath.Path("gs://bucket/run/versions.json").read_text())["jax"]
