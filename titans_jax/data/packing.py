@@ -6,14 +6,15 @@ never a target. Every other token of every document is a target in exactly one w
 * `StreamWindows` lays all documents end to end and cuts: no padding, and a window may begin inside a document.
 * `DocumentWindows` starts every document at a chunk boundary, where the model resets its memory and attention.
 
-Both are random-access sources for grain; a window is built when it is asked for.
+Both are random-access sources for grain; a window is read when it is asked for, from memory or from disk (`Tokens`),
+and a plan takes some bytes a document, not a token.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypedDict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 
 class Window(TypedDict):
@@ -23,6 +24,31 @@ class Window(TypedDict):
     targets: Int32[np.ndarray, " T"]  # targets[t] follows inputs[t]
     loss_mask: Bool[np.ndarray, " T"]  # False where targets[t] does not count
     reset: Bool[np.ndarray, " T"]  # True where inputs[t] starts a document of its own
+
+
+class Tokens(Protocol):
+    """Documents end to end, wherever they lie."""
+
+    @property
+    def starts(self) -> Int64[np.ndarray, " D+1"]:
+        """Where each document starts, and where the last one ends."""
+        ...
+
+    def read(self, start: int, stop: int) -> Int32[np.ndarray, " N"]:
+        """Tokens `start` to `stop`, across documents."""
+        ...
+
+
+class TokensInMemory:
+    """`Tokens` of a list of arrays, at least one."""
+
+    def __init__(self, documents: Sequence[Int32[np.ndarray, " N"]]):
+        self._stream = np.concatenate(documents)
+        self.starts = np.cumsum([0] + [len(document) for document in documents], dtype=np.int64)
+
+    def read(self, start: int, stop: int) -> Int32[np.ndarray, " N"]:
+        """Tokens `start` to `stop`, across documents."""
+        return self._stream[start:stop]
 
 
 def blank_window(sequence_length: int) -> Window:
@@ -42,95 +68,140 @@ class StreamWindows:
     no target. A window's first input is the last target of the window before it.
     """
 
-    def __init__(self, documents: Sequence[Int32[np.ndarray, " N"]], sequence_length: int):
+    def __init__(self, tokens: Tokens, sequence_length: int):
         """Lays out the documents; both arguments as `make_pipeline` has checked them."""
-        self._stream = np.concatenate(documents)
-        self._counts = np.ones(len(self._stream), np.bool_)
-        starts = np.cumsum([0] + [len(document) for document in documents[:-1]])
-        self._counts[starts] = False
+        self._tokens = tokens
+        self._total = int(tokens.starts[-1])
         self._length = sequence_length
 
     def __len__(self) -> int:
-        return -(-(len(self._stream) - 1) // self._length)
+        return -(-(self._total - 1) // self._length)
 
     def __getitem__(self, index: int) -> Window:
         first = index * self._length
-        inputs = self._stream[first : first + self._length]
-        targets = self._stream[first + 1 : first + 1 + self._length]
+        stop = min(first + self._length + 1, self._total)
+        piece = self._tokens.read(first, stop)
+        inputs, targets = piece[: self._length], piece[1:]
         window = blank_window(self._length)
         window["inputs"][: len(inputs)] = inputs
         window["targets"][: len(targets)] = targets
-        window["loss_mask"][: len(targets)] = self._counts[first + 1 : first + 1 + len(targets)]
+        window["loss_mask"][: len(targets)] = True
+        starts = self._tokens.starts
+        among_targets = slice(*np.searchsorted(starts, [first + 1, stop]))
+        window["loss_mask"][starts[among_targets] - (first + 1)] = False
         return window
-
-
-class _Piece(NamedTuple):
-    """At most a window's worth of one document: its targets are document[start + 1 : start + 1 + length]."""
-
-    document: int
-    start: int
-    length: int
 
 
 class DocumentWindows:
     """Documents side by side, each at a multiple of `alignment`, padded up to the next one.
 
     A document longer than a window is cut into pieces that each count as a document of their own: the model forgets
-    between them. Pieces fill windows best-fit decreasing: the longest first, each into the fullest window it fits in.
+    between them. A piece as long as a window is one; the rest, at most one per document, fill windows best-fit
+    decreasing: the longest first, each into the fullest window it fits in.
     """
 
-    def __init__(
-        self,
-        documents: Sequence[Int32[np.ndarray, " N"]],
-        sequence_length: int,
-        alignment: int,
-    ):
+    def __init__(self, tokens: Tokens, sequence_length: int, alignment: int):
         """Plans the windows; all arguments as `make_pipeline` has checked them."""
-        self._documents = documents
+        self._tokens = tokens
         self._length = sequence_length
         self._alignment = alignment
-        pieces = [
-            _Piece(document, start, min(sequence_length, len(tokens) - 1 - start))
-            for document, tokens in enumerate(documents)
-            for start in range(0, len(tokens) - 1, sequence_length)
-        ]
-        self._windows = _fill(pieces, sequence_length // alignment, self._slots)
+        targets = np.diff(tokens.starts) - 1
+        # Windows 0 to whole[-1] are documents' full pieces: those of document d from whole[d] on.
+        self._whole = np.concatenate([[0], np.cumsum(targets // sequence_length)])
+        slots = -(-(targets % sequence_length) // alignment)
+        self._by_slots = np.argsort(slots, kind="stable")
+        counts = np.bincount(slots, minlength=sequence_length // alignment + 1)
+        self._first = np.cumsum(counts) - counts  # where a number of slots begins in by_slots
+        self._groups = _fill(counts, sequence_length // alignment)
+        self._ends = self._whole[-1] + np.cumsum(
+            [group.windows for group in self._groups], dtype=int
+        )
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return int(self._ends[-1] if len(self._ends) else self._whole[-1])
 
     def __getitem__(self, index: int) -> Window:
         window = blank_window(self._length)
         at = 0
-        for piece in self._windows[index]:
-            tokens = self._documents[piece.document][piece.start : piece.start + piece.length + 1]
-            here = slice(at, at + piece.length)
+        for start, length in self._pieces(index):
+            tokens = self._tokens.read(start, start + length + 1)
+            here = slice(at, at + length)
             window["inputs"][here] = tokens[:-1]
             window["targets"][here] = tokens[1:]
             window["loss_mask"][here] = True
             window["reset"][at] = True
-            at += self._slots(piece) * self._alignment
+            at += -(-length // self._alignment) * self._alignment
         return window
 
-    def _slots(self, piece: _Piece) -> int:
-        """Number of aligned chunks that a piece occupies."""
-        return -(-piece.length // self._alignment)
+    def _pieces(self, index: int) -> Iterator[tuple[int, int]]:
+        """Where in the stream the pieces of a window start, and their numbers of targets."""
+        starts = self._tokens.starts
+        if index < self._whole[-1]:
+            document = int(np.searchsorted(self._whole, index, side="right")) - 1
+            skipped = index - int(self._whole[document])
+            yield int(starts[document]) + skipped * self._length, self._length
+            return
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        group = self._groups[number]
+        window = index - (int(self._ends[number]) - group.windows)
+        for slots, each, first in group.items:
+            at = int(self._first[slots]) + first + window * each
+            for document in self._by_slots[at : at + each]:
+                start, stop = int(starts[document]), int(starts[document + 1])
+                length = (stop - start - 1) % self._length
+                yield stop - 1 - length, length
 
 
-def _fill(
-    pieces: list[_Piece], capacity: int, slots: Callable[[_Piece], int]
-) -> list[list[_Piece]]:
-    """Best-fit decreasing: lists of pieces whose slots add up to at most `capacity`."""
-    windows: list[list[_Piece]] = []
-    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # window numbers by free slots
-    for piece in sorted(pieces, key=slots, reverse=True):
-        needed = slots(piece)
-        free = next((room for room in range(needed, capacity + 1) if with_room[room]), None)
-        if free is None:
-            free = capacity
-            with_room[capacity].append(len(windows))
-            windows.append([])
-        number = with_room[free].pop()
-        windows[number].append(piece)
-        with_room[free - needed].append(number)
-    return windows
+class _Item(NamedTuple):
+    """Window w of a group holds `each` pieces of `slots` slots: numbers first + w * each and on among those."""
+
+    slots: int
+    each: int
+    first: int
+
+
+class _Group(NamedTuple):
+    """Windows that are filled alike."""
+
+    windows: int
+    items: tuple[_Item, ...]
+
+    def part(self, start: int, windows: int) -> "_Group":
+        """Some of the windows."""
+        items = (item._replace(first=item.first + start * item.each) for item in self.items)
+        return _Group(windows, tuple(items))
+
+
+def _fill(counts: Int64[np.ndarray, " S+1"], capacity: int) -> list[_Group]:
+    """Best-fit decreasing of `counts[s]` pieces of s slots each, into windows of `capacity` slots.
+
+    Pieces of equal size are interchangeable, so that whole groups of windows are filled at once: the work depends on
+    the sizes that occur, not on the number of pieces.
+    """
+    with_room: list[list[_Group]] = [[] for _ in range(capacity + 1)]
+    for slots in range(capacity, 0, -1):
+        left = int(counts[slots])
+        for room in range(slots, capacity + 1):
+            if not left:
+                break
+            groups = with_room[room]
+            if room == capacity:
+                groups = [_Group(left, ())]  # as many new windows as it takes
+            with_room[room] = []
+            most = room // slots
+            for group in groups:
+                first = int(counts[slots]) - left
+                windows = min(group.windows, left // most)
+                # One more window takes the last few, fewer than it has room for.
+                rest = left - windows * most if windows < group.windows else 0
+                start = 0
+                for number, each in ((windows, most), (min(rest, 1), rest)):
+                    if number:
+                        part = group.part(start, number)
+                        item = _Item(slots, each, first)
+                        with_room[room - each * slots].append(_Group(number, (*part.items, item)))
+                        start, first = start + number, first + number * each
+                        left -= number * each
+                if room < capacity and start < group.windows:
+                    with_room[room].append(group.part(start, group.windows - start))
+    return [group for groups in with_room for group in groups]

@@ -8,7 +8,7 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,41 @@ class Document(NamedTuple):
 
     name: str
     text: bytes
+
+
+class SourceFile(NamedTuple):
+    """A file of a corpus, named by its path relative to what was asked for."""
+
+    name: str
+    path: Path
+
+
+def find_files(path: str | os.PathLike[str]) -> list[SourceFile]:
+    """Finds the files of a corpus without reading them.
+
+    Args:
+      path: one of
+        * a file;
+        * a folder: every file below it, hidden ones left out;
+        * a glob (`**` crosses folders), e.g. `books/*.txt`: every file that matches, likewise.
+
+    Returns:
+      Files sorted by name: the same list on every machine. May be empty for a folder or a glob.
+
+    Raises:
+      FileNotFoundError: nothing is at `path`.
+    """
+    name = os.fspath(path)
+    if os.path.isfile(name):
+        return [SourceFile(os.path.basename(name), Path(name))]
+    if os.path.isdir(name):
+        return _named_files(Path(name).rglob("*"), root=Path(name))
+    if glob.has_magic(name):
+        matches = (Path(match) for match in glob.iglob(name, recursive=True))
+        return _named_files(matches, root=_glob_root(name))
+    raise FileNotFoundError(
+        f"path {name!r} does not exist (looked from {os.getcwd()!r}); give a file, a folder or a glob"
+    )
 
 
 def read_documents(path: str | os.PathLike[str] | bytes) -> list[Document]:
@@ -66,10 +101,9 @@ def read_documents(path: str | os.PathLike[str] | bytes) -> list[Document]:
             raise ValueError(f"data path {name!r} is an empty file; give a file that holds text")
         return [Document(os.path.basename(name), text)]
     if os.path.isdir(name):
-        return _read_files(Path(name).rglob("*"), root=Path(name), described=f"folder {name!r}")
+        return _read_files(find_files(name), described=f"folder {name!r}")
     if glob.has_magic(name):
-        matches = (Path(match) for match in glob.iglob(name, recursive=True))
-        return _read_files(matches, root=_glob_root(name), described=f"glob {name!r}")
+        return _read_files(find_files(name), described=f"glob {name!r}")
     raise FileNotFoundError(
         f"data path {name!r} does not exist (looked from {os.getcwd()!r}); give a file, a folder, a glob or "
         f'"{STANDARD_LIBRARY}"'
@@ -94,7 +128,7 @@ def standard_library() -> list[Document]:
         paths.extend((root / module).rglob("*.py"))
     wanted = (p for p in paths if _LEFT_OUT_FOLDERS.isdisjoint(p.relative_to(root).parts))
     try:
-        return _read_files(wanted, root=root, described="the Python standard library")
+        return _read_files(_named_files(wanted, root), described="the Python standard library")
     except ValueError:
         raise FileNotFoundError(
             f'data path "{STANDARD_LIBRARY}": this Python has no .py sources in {os.fspath(root)!r}; '
@@ -160,17 +194,21 @@ def split_documents(
     return train, valid
 
 
-def _read_files(paths: Iterator[Path], root: Path, described: str) -> list[Document]:
-    documents = []
+def _named_files(paths: Iterable[Path], root: Path) -> list[SourceFile]:
+    files = []
     for path in paths:
         relative = path.relative_to(root)
         if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            text = path.read_bytes()
-            if text:
-                documents.append(Document(relative.as_posix(), text))
+            files.append(SourceFile(relative.as_posix(), path))
+    return sorted(files)
+
+
+def _read_files(files: Sequence[SourceFile], described: str) -> list[Document]:
+    documents = [Document(file.name, file.path.read_bytes()) for file in files]
+    documents = [document for document in documents if document.text]
     if not documents:
         raise ValueError(f"data path: {described} holds no non-empty file; give one that does")
-    return sorted(documents)
+    return documents
 
 
 def _glob_root(pattern: str) -> Path:

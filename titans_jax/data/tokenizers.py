@@ -50,7 +50,7 @@ class TokenizedText(NamedTuple):
       (summed loss in nats) / (log(2) target_bytes), whatever the tokenizer.
     """
 
-    documents: list[Int32[np.ndarray, " T"]]
+    documents: Sequence[Int32[np.ndarray, " T"]]
     target_tokens: int
     target_bytes: int
 

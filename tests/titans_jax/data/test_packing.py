@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titans_jax.data.packing import DocumentWindows, StreamWindows, blank_window
+from titans_jax.data.packing import (
+    DocumentWindows,
+    StreamWindows,
+    TokensInMemory,
+    blank_window,
+)
 
 lengths = st.lists(st.integers(2, 40), min_size=1, max_size=12)
 
@@ -28,7 +33,7 @@ def all_windows(source):
 @given(lengths, st.integers(1, 16))
 def test_a_stream_counts_every_token_but_the_first_of_each_document_in_order(sizes, length):
     documents = numbered(sizes)
-    windows = all_windows(StreamWindows(documents, length))
+    windows = all_windows(StreamWindows(TokensInMemory(documents), length))
     expected = np.concatenate([document[1:] for document in documents])
     np.testing.assert_array_equal(counted_targets(windows), expected)
 
@@ -37,7 +42,7 @@ def test_a_stream_counts_every_token_but_the_first_of_each_document_in_order(siz
 @given(lengths, st.integers(1, 16))
 def test_a_stream_is_only_padded_at_its_end_and_never_resets(sizes, length):
     documents = numbered(sizes)
-    windows = all_windows(StreamWindows(documents, length))
+    windows = all_windows(StreamWindows(TokensInMemory(documents), length))
     stream = np.concatenate(documents)
     inputs = np.concatenate([window["inputs"] for window in windows])
     targets = np.concatenate([window["targets"] for window in windows])
@@ -51,7 +56,7 @@ def test_a_stream_is_only_padded_at_its_end_and_never_resets(sizes, length):
 @given(lengths, st.sampled_from([(8, 1), (8, 4), (8, 8), (12, 3), (16, 4)]))
 def test_documents_count_every_token_but_the_first_exactly_once(sizes, shape):
     documents = numbered(sizes)
-    windows = all_windows(DocumentWindows(documents, *shape))
+    windows = all_windows(DocumentWindows(TokensInMemory(documents), *shape))
     expected = np.concatenate([document[1:] for document in documents])
     np.testing.assert_array_equal(np.sort(counted_targets(windows)), expected)
     for window in windows:
@@ -67,7 +72,7 @@ def test_documents_start_with_a_reset_at_a_chunk_and_run_unbroken(sizes, shape):
     documents = numbered(sizes)
     owner = {int(token): number for number, d in enumerate(documents) for token in d}
     pieces = []
-    for window in all_windows(DocumentWindows(documents, length, alignment)):
+    for window in all_windows(DocumentWindows(TokensInMemory(documents), length, alignment)):
         starts = np.flatnonzero(window["reset"])
         assert starts[0] == 0
         assert not (starts % alignment).any()
@@ -90,21 +95,47 @@ def test_documents_start_with_a_reset_at_a_chunk_and_run_unbroken(sizes, shape):
 
 
 def test_documents_share_windows_rather_than_pad():
-    source = DocumentWindows(numbered([4, 8, 4, 4, 4]), sequence_length=8, alignment=4)
+    documents = TokensInMemory(numbered([4, 8, 4, 4, 4]))
+    source = DocumentWindows(documents, sequence_length=8, alignment=4)
     assert len(source) == 3
     assert sorted(int(window["reset"].sum()) for window in all_windows(source)) == [1, 2, 2]
 
 
+def one_by_one(targets, capacity):
+    """Best-fit decreasing as it is usually written: the room left in each window."""
+    room = []
+    for size in sorted(targets, reverse=True):
+        fitting = [i for i, free in enumerate(room) if free >= size]
+        if fitting:
+            best = min(fitting, key=lambda i: room[i])
+            room[best] -= size
+        else:
+            room.append(capacity - size)
+    return sorted(room)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=60))
+def test_filling_groups_of_windows_is_best_fit_decreasing(targets):
+    documents = numbered([size + 1 for size in targets])
+    windows = all_windows(DocumentWindows(TokensInMemory(documents), 12, 1))
+    expected = np.concatenate([document[1:] for document in documents])
+    np.testing.assert_array_equal(np.sort(counted_targets(windows)), expected)
+    room = sorted(int((~window["loss_mask"]).sum()) for window in windows)
+    assert room == one_by_one(targets, 12)
+
+
 def test_a_best_fit_leaves_the_emptier_window_for_the_longer_document():
     # Targets in chunks of 1: 5, 4, 3, 2, 2. Windows of 8: 5+3, 4+2+2.
-    source = DocumentWindows(numbered([6, 5, 4, 3, 3]), sequence_length=8, alignment=1)
+    documents = TokensInMemory(numbered([6, 5, 4, 3, 3]))
+    source = DocumentWindows(documents, sequence_length=8, alignment=1)
     assert len(source) == 2
     assert all(window["loss_mask"].all() for window in all_windows(source))
 
 
 @pytest.mark.parametrize("make", [StreamWindows, lambda d, n: DocumentWindows(d, n, 4)])
 def test_windows_have_the_types_of_a_batch_and_are_built_anew(make):
-    source = make(numbered([9, 9]), 8)
+    source = make(TokensInMemory(numbered([9, 9])), 8)
     for window in (source[0], blank_window(8)):
         assert {name: np.asarray(value).dtype.name for name, value in window.items()} == {
             "inputs": "int32",

@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 
-from titans_jax.data.pipeline import make_pipeline
+from tests.titans_jax.data.prepared_folder import numbered as without_start
+from tests.titans_jax.data.prepared_folder import write_prepared
+from titans_jax.data.pipeline import make_mixture, make_pipeline
+from titans_jax.data.prepared import open_prepared
 
 SETTINGS = {"sequence_length": 8, "batch_size": 2, "seed": 0, "shuffle": True, "repeat": True}
 
@@ -205,3 +208,104 @@ def test_a_bad_argument_is_named(changes, message, repeat):
 def test_no_text_at_all_is_refused():
     with pytest.raises(ValueError, match="holds 0 tokens"):
         pipeline([])
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_prepared_documents_give_the_batches_that_they_give_in_memory(tmp_path, packing):
+    folder = write_prepared(tmp_path, [without_start(3000, 5), without_start(1, 999, first=4000)])
+    on_disk = open_prepared(folder).documents
+    in_memory = list(on_disk)
+    arguments = {"packing": packing, "alignment": 4, "sequence_length": 64, "repeat": False}
+    expected = list(pipeline(in_memory, **arguments))
+    assert len(expected) > 30
+    assert_same(list(pipeline(on_disk, **arguments)), expected)
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_processes_together_read_the_batches_of_one(packing):
+    documents = numbered(300, 40, 3, 9)
+    arguments = {"packing": packing, "alignment": 4}
+    whole = take(iter(pipeline(documents, batch_size=6, **arguments)), 20)
+    iterators = [
+        iter(pipeline(documents, batch_size=2, process_index=index, process_count=3, **arguments))
+        for index in range(3)
+    ]
+    for batch in whole:
+        parts = [next(iterator) for iterator in iterators]
+        together = np.concatenate([part["inputs"] for part in parts])
+        np.testing.assert_array_equal(sorted(together.tolist()), sorted(batch["inputs"].tolist()))
+    # The position is the same in all, and the same as that of a single process.
+    single = iter(pipeline(documents, batch_size=6, **arguments))
+    single.set_state(iterators[1].get_state())
+    assert_same([next(single)], take(iter(pipeline(documents, batch_size=6, **arguments)), 21)[20:])
+
+
+def sources(tmp_path):
+    """Two prepared folders whose tokens lie below and above 10,000, and their weights."""
+    few = write_prepared(tmp_path / "few", [without_start(100, 60)])
+    many = write_prepared(tmp_path / "many", [without_start(5000, 77, first=10_000)])
+    return [(open_prepared(few).documents, 0.7), (open_prepared(many).documents, 0.3)]
+
+
+def mixture(parts, **changes):
+    arguments = {"sequence_length": 16, "batch_size": 10, "seed": 3, **changes}
+    return make_mixture(parts, **arguments)
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_a_mixture_draws_by_weight_in_every_stretch_and_repeats_the_short_source(tmp_path, packing):
+    batches = take(iter(mixture(sources(tmp_path), packing=packing, alignment=4)), 50)
+    from_few = [int((batch["inputs"].max(axis=1) < 10_000).sum()) for batch in batches]
+    assert abs(sum(from_few) - 350) <= 2
+    assert set(from_few) <= {6, 7, 8}
+
+
+def test_a_mixture_reads_every_window_of_a_source_once_an_epoch(tmp_path):
+    parts = sources(tmp_path)
+    windows = take(iter(mixture(parts, batch_size=1)), 400)
+    few = [w["inputs"][0].tolist() for w in windows if w["inputs"].max() < 10_000]
+    an_epoch = -(-(162 - 1) // 16)
+    epochs = [
+        {tuple(window) for window in few[i : i + an_epoch]}
+        for i in range(0, 10 * an_epoch, an_epoch)
+    ]
+    assert all(len(epoch) == an_epoch for epoch in epochs)
+    assert all(epoch == epochs[0] for epoch in epochs)
+
+
+@pytest.mark.parametrize("before", [0, 1, 7, 40])
+def test_a_mixture_resumes_in_the_middle_of_an_epoch(tmp_path, before):
+    data = mixture(sources(tmp_path))
+    iterator = iter(data)
+    take(iterator, before)
+    ocp.save_checkpointables(tmp_path / "checkpoint", {"data": iterator})
+    expected = take(iterator, 10)
+    restored = iter(mixture(sources(tmp_path)))
+    ocp.load_checkpointables(tmp_path / "checkpoint", {"data": restored})
+    assert_same(take(restored, 10), expected)
+
+
+def test_processes_read_disjoint_and_complete_shares_of_a_mixture(tmp_path):
+    parts = sources(tmp_path)
+    whole = take(iter(mixture(parts, batch_size=2)), 30)
+    shares = [
+        take(iter(mixture(parts, batch_size=1, process_index=index, process_count=2)), 30)
+        for index in range(2)
+    ]
+    for batch, *halves in zip(whole, *shares, strict=True):
+        together = np.concatenate([half["inputs"] for half in halves])
+        np.testing.assert_array_equal(together, batch["inputs"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([], "sources is empty"),
+        ([(numbered(50), 0.0)], r"sources\[0\] has the weight 0"),
+        ([(numbered(50), 1.0), (numbered(50), float("nan"))], r"sources\[1\] has the weight nan"),
+        ([(numbered(50), 1.0), (numbered(9), 1.0)], "holds 8 tokens"),
+    ],
+)
+def test_a_bad_mixture_is_named(parts, message):
+    with pytest.raises(ValueError, match=message):
+        mixture(parts)

@@ -1,0 +1,209 @@
+"""One unit of a preparation: documents of some parts of the input, to a shard of tokens and to held-out text.
+
+The files appear in the folder `unfinished` and are moved into their place when they are complete; the report, which
+says that the unit is done, comes last. A process may be killed at any moment.
+"""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from mmap import mmap
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from experiments.prepare.inputs import InputFile, RawDocument, describe, read_part
+from experiments.prepare.plan import Plan, write_whole
+from titans_jax.data.shards import Shard, ShardInfo, ShardWriter, shard_files
+from titans_jax.data.tokenizers import Tokenizer
+
+UNFINISHED = "unfinished"
+EMPTY, INVALID_UTF8 = "empty documents", "documents with invalid UTF-8"
+#: Longer documents are encoded in pieces of at most so many bytes, cut after a line or a word.
+PIECE = 1 << 22
+
+
+class HeldOut(NamedTuple):
+    """Held-out text of a unit: documents, and the bytes of the two files."""
+
+    documents: int
+    size: int
+    table_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitReport:
+    """What became of a unit.
+
+    Attributes:
+      held_out_below: documents with a key below this were held out.
+      shard: None if every document was empty or held out.
+      valid: what was held out.
+      irregular: file name -> what was not as it should be -> documents.
+      lowest_key: of the documents that were not held out; None without any.
+    """
+
+    held_out_below: int
+    shard: ShardInfo | None
+    valid: HeldOut
+    irregular: dict[str, dict[str, int]]
+    lowest_key: int | None
+
+
+def make_unit(
+    plan: Plan,
+    number: int,
+    tokenizer: Tokenizer,
+    folder: Path,
+    progress: Callable[[int], object],
+    held_out_below: int | None = None,
+) -> UnitReport:
+    """Makes shard `number` of a plan, and its report.
+
+    Args:
+      plan: the plan.
+      number: of the unit.
+      tokenizer: the plan's.
+      folder: the output folder.
+      progress: is told the weight of what has been read, bit by bit; their sum is that of the unit's parts or less.
+      held_out_below: if not None, in place of the settings'.
+
+    Raises:
+      ValueError: a document cannot be read or encoded; names file and line or row.
+      OSError: a file cannot be read or written.
+    """
+    below = plan.settings.held_out_below if held_out_below is None else held_out_below
+    unfinished = folder / UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    report_path(folder, number).unlink(missing_ok=True)
+    name = f"tokens-{number:05d}"
+    shard = ShardWriter(unfinished, name, tokenizer.vocab_size, tokenizer.start_token)
+    irregular: dict[str, Counter[str]] = {}
+    table: list[tuple[int, int]] = []
+    lowest: int | None = None
+    text_path, table_path = held_out_files(folder, number)
+    with text_path.open("wb") as held_out:
+        for part in plan.units[number]:
+            file = plan.files[part.file]
+            for raw in read_part(file, part, plan.settings.field, plan.settings.column):
+                text = _Text(file, raw, fail=plan.settings.invalid_utf8 == "fail")
+                key = document_key(raw.text)
+                if not len(raw.text):
+                    kept = False
+                elif key < below:
+                    kept, crc32, size = True, 0, 0
+                    for piece in text.pieces():
+                        held_out.write(piece)
+                        crc32, size = zlib.crc32(piece, crc32), size + len(piece)
+                    table.append((size, crc32))
+                else:
+                    kept = shard.add(_encoded(text, tokenizer))
+                    if kept:
+                        lowest = key if lowest is None else min(lowest, key)
+                for what, happened in ((EMPTY, not kept), (INVALID_UTF8, text.invalid)):
+                    if happened:
+                        irregular.setdefault(file.name, Counter())[what] += 1
+                progress(raw.weight)
+    np.save(table_path, np.array(table, np.int64).reshape(-1, 2))
+    info = shard.close()
+    for made, place in zip(shard_files(unfinished, name), shard_files(folder, name), strict=True):
+        if info is None:
+            place.unlink(missing_ok=True)
+        else:
+            made.replace(place)
+    valid = HeldOut(len(table), text_path.stat().st_size, table_path.stat().st_size)
+    report = UnitReport(
+        below, info, valid, {file: dict(counts) for file, counts in irregular.items()}, lowest
+    )
+    write_whole(report_path(folder, number), json.dumps(dataclasses.asdict(report)) + "\n")
+    return report
+
+
+def read_report(folder: Path, number: int, vocab_size: int) -> UnitReport | None:
+    """The report of a unit that is finished and whose files are there as a whole; None if it must be made (again)."""
+    try:
+        values = json.loads(report_path(folder, number).read_text(encoding="utf-8"))
+        info = None if values["shard"] is None else ShardInfo(*values["shard"])
+        report = UnitReport(**{**values, "shard": info, "valid": HeldOut(*values["valid"])})
+        if info is not None:
+            Shard(folder, info, vocab_size)
+        sizes = [path.stat().st_size for path in held_out_files(folder, number)]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+    return report if sizes == list(report.valid[1:]) else None
+
+
+def report_path(folder: Path, number: int) -> Path:
+    """Where the report of a unit lies until all are finished."""
+    return folder / UNFINISHED / f"report-{number:05d}.json"
+
+
+def held_out_files(folder: Path, number: int) -> tuple[Path, Path]:
+    """Where the held-out text of a unit, and the table of its documents, lie until all are finished."""
+    base = folder / UNFINISHED
+    return base / f"valid-{number:05d}.txt", base / f"valid-{number:05d}.documents.npy"
+
+
+def document_key(text: bytes | mmap) -> int:
+    """A number in [0, 2**64) that depends on the text only, so that copies of a document are never divided."""
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+class _Text:
+    """A document's text as UTF-8, piece by piece."""
+
+    def __init__(self, file: InputFile, raw: RawDocument, fail: bool):
+        self.place = file, raw.place
+        self.invalid = False
+        self._text, self._fail = raw.text, fail
+
+    def pieces(self) -> Iterator[bytes]:
+        """The text; what is no UTF-8 is replaced by U+FFFD, and `invalid` is then True."""
+        for start, piece in cut(self._text, PIECE):
+            try:
+                piece.decode()
+            except UnicodeDecodeError as error:
+                if self._fail:
+                    raise ValueError(
+                        f"{describe(*self.place)}: byte {start + error.start} of the text is no UTF-8 "
+                        f"({error.reason}); mend the file, or replace such bytes by --invalid_utf8=replace"
+                    ) from error
+                self.invalid = True
+                piece = piece.decode(errors="replace").encode()
+            yield piece
+
+
+def _encoded(text: _Text, tokenizer: Tokenizer) -> Iterator[tuple[Int32[np.ndarray, " N"], int]]:
+    for piece in text.pieces():
+        try:
+            yield tokenizer.encode(piece), len(piece)
+        except ValueError as error:
+            raise ValueError(f"{describe(*text.place)}: {error}") from error
+
+
+def cut(text: bytes | mmap, most: int) -> Iterator[tuple[int, bytes]]:
+    """Cuts a text into pieces of at most `most` bytes, at least 8, each with where it starts.
+
+    A piece ends after a line break if there is one in its second half, else after a space, else between characters.
+    """
+    start = 0
+    while start < len(text):
+        end = start + most
+        if end < len(text):
+            half = start + most // 2
+            after = text.rfind(b"\n", half, end)
+            if after < 0:
+                after = text.rfind(b" ", half, end)
+            if after >= 0:
+                end = after + 1
+            else:
+                # Invalid text may be nothing but continuation bytes: a character has at most three.
+                end -= next((n for n in range(4) if text[end - n] & 0xC0 != 0x80), 0)
+        piece = text[start:end]
+        yield start, piece
+        start += len(piece)

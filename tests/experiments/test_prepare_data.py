@@ -1,0 +1,553 @@
+"""Preparing text: the same bytes however it is shared out and interrupted, and nothing that is wrong goes unsaid."""
+
+import collections
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from absl.testing import flagsaver
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from orbax.checkpoint import v1 as ocp
+from pyarrow import parquet
+
+from experiments import prepare_data
+from experiments.prepare import run as run_module
+from experiments.prepare import shard_maker
+from experiments.prepare.plan import Settings, make_plan
+from experiments.prepare.run import prepare
+from experiments.training import text as training_text
+from experiments.training.text import Share
+from tests.experiments.tiny_run import tiny_config
+from titans_jax.data.prepared import open_prepared
+from titans_jax.data.tokenizers import ByteTokenizer
+
+NOTHING_HELD_OUT = {"valid_fraction": 0.0}
+ALL = Share(0, 1)
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def lines(texts, field="text") -> bytes:
+    return b"".join(json.dumps({"id": 1, field: text}).encode() + b"\n" for text in texts)
+
+
+def write_parquet(path, texts, column="text", **options):
+    parquet.write_table(pa.table({"id": range(len(texts)), column: texts}), path, **options)
+
+
+def run(source, output, workers=1, **changes):
+    plan = make_plan(str(source), Settings(**changes), ByteTokenizer().fingerprint())
+    return prepare(plan, output, "bytes", workers, lambda weight: None)
+
+
+def texts_of(folder) -> list[bytes]:
+    prepared = open_prepared(folder)
+    training_texts = [ByteTokenizer().decode(document[1:]) for document in prepared.documents]
+    return training_texts + [document.text for document in prepared.valid_documents()]
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Files of every kind with 400 documents, among them two empty ones and one that is not UTF-8."""
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = [f"document {n} " * (1 + n % 37) for n in range(400)]
+    texts[123] = texts[234] = ""
+    write(folder, {f"text/{n:03d}.txt": texts[n].encode() for n in range(100)})
+    write(folder, {"text/050.txt": b"caf\xe9 and " + "café".encode()})
+    write(folder, {"b.jsonl": lines(texts[100:300])})
+    write_parquet(folder / "c.parquet", texts[300:], row_group_size=20)
+    return folder
+
+
+SMALL_SHARDS = {"shard_bytes": 9000, "valid_fraction": 0.1}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "prepared"
+    outcome = run(corpus, folder, **SMALL_SHARDS)
+    assert len(outcome.manifest.shards) == outcome.made > 5
+    return folder
+
+
+def test_every_document_of_every_kind_of_file_is_there_once(undisturbed):
+    expected = [f"document {n} " * (1 + n % 37) for n in range(400) if n not in (50, 123, 234)]
+    expected.append("caf\ufffd and café")
+    found = [text.decode() for text in texts_of(undisturbed)]
+    assert sorted(found) == sorted(expected)
+    prepared = open_prepared(undisturbed)
+    held_out = prepared.valid_documents()
+    assert 20 < len(held_out) < 60
+    assert {"text", "document"} >= {
+        d.text.split()[0].decode() for d in held_out if d.text[:3] != b"caf"
+    }
+    counts = prepared.manifest.counts
+    assert counts["documents"] == len(found) - len(held_out) == len(prepared.documents)
+    assert counts["bytes"] + prepared.manifest.valid_bytes == sum(len(t.encode()) for t in found)
+    assert counts["tokens"] == counts["bytes"] + counts["documents"]
+
+
+def test_what_was_not_as_it_should_be_is_counted_by_file(undisturbed):
+    manifest = open_prepared(undisturbed).manifest
+    assert manifest.irregular == {
+        "b.jsonl": {shard_maker.EMPTY: 2},
+        "text/050.txt": {shard_maker.INVALID_UTF8: 1},
+    }
+    assert manifest.counts[shard_maker.EMPTY] == 2
+    assert manifest.counts[shard_maker.INVALID_UTF8] == 1
+
+
+def test_three_workers_write_the_bytes_of_one(corpus, undisturbed, tmp_path):
+    outcome = run(corpus, tmp_path / "prepared", workers=3, **SMALL_SHARDS)
+    assert outcome.made > 5
+    assert contents(tmp_path / "prepared") == contents(undisturbed)
+
+
+@pytest.mark.parametrize("documents", [7, 130, 321])
+def test_a_preparation_that_was_stopped_anywhere_continues_to_the_same_bytes(
+    corpus, undisturbed, tmp_path, monkeypatch, documents
+):
+    folder = tmp_path / "prepared"
+    key, seen = shard_maker.document_key, []
+
+    def stop(text):
+        seen.append(text)
+        if len(seen) == documents:
+            raise KeyboardInterrupt
+        return key(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_maker, "document_key", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(corpus, folder, **SMALL_SHARDS)
+    assert not (folder / "manifest.json").exists()
+    finished = {p: p.stat().st_mtime_ns for p in folder.glob("tokens-*")}
+    outcome = run(corpus, folder, **SMALL_SHARDS)
+    assert outcome.kept >= len(finished) // 2
+    assert bool(finished) == (documents > 100)
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished  # kept, not made again
+    assert contents(folder) == contents(undisturbed)
+
+
+KILLED = """
+import os, signal, sys
+from experiments.prepare import shard_maker
+from tests.experiments.test_prepare_data import SMALL_SHARDS, run
+write = shard_maker.write_whole
+def and_die(path, text):
+    if path.name == "report-00003.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, text)
+shard_maker.write_whole = and_die
+run(sys.argv[1], __import__("pathlib").Path(sys.argv[2]), **SMALL_SHARDS)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_continues_to_the_same_bytes(corpus, undisturbed, tmp_path):
+    folder = tmp_path / "prepared"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(corpus), str(folder)],
+        timeout=120,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -9, killed.stderr
+    assert (folder / "tokens-00003.array_record").exists()
+    assert run(corpus, folder, **SMALL_SHARDS).kept == 3
+    assert contents(folder) == contents(undisturbed)
+
+
+def test_a_finished_shard_that_was_damaged_meanwhile_is_made_again(
+    corpus, undisturbed, tmp_path, monkeypatch
+):
+    folder = tmp_path / "prepared"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "_finish", lambda *args: pytest.fail("stopped here"))
+        with pytest.raises(pytest.fail.Exception):
+            run(corpus, folder, **SMALL_SHARDS)
+    for name in (
+        "tokens-00001.array_record",
+        "tokens-00002.documents.npy",
+        "unfinished/valid-00003.txt",
+    ):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:-1])
+    outcome = run(corpus, folder, **SMALL_SHARDS)
+    assert outcome.made == 3
+    assert contents(folder) == contents(undisturbed)
+
+
+def test_what_is_complete_is_left_alone_and_another_plan_is_refused(corpus, tmp_path):
+    source = write(tmp_path / "source", {"a.txt": b"a text", "b.txt": b"another"})
+    folder = tmp_path / "prepared"
+    run(source, folder)
+    before = contents(folder)
+    outcome = run(source, folder)
+    assert (outcome.kept, outcome.made) == (1, 0)
+    assert contents(folder) == before
+    with pytest.raises(ValueError, match=r"(?s)something else:.*--field: 'text' then, 'body' now"):
+        run(source, folder, field="body")
+    write(source, {"a.txt": b"changed", "c.txt": b"new"})
+    (source / "b.txt").unlink()
+    with pytest.raises(ValueError, match=r"(?s)a\.txt: changed.*b\.txt: gone.*c\.txt: new"):
+        run(source, folder)
+    with pytest.raises(ValueError, match="holds other files"):
+        run(source, source)
+    assert contents(folder) == before
+
+
+def test_two_preparations_at_a_time_are_refused(corpus, tmp_path, monkeypatch):
+    def second(*args):
+        with pytest.raises(ValueError, match="another preparation is at work"):
+            run(corpus, tmp_path / "prepared")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "_finish", second)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "prepared")
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.text(max_size=30), min_size=1, max_size=12),
+    st.integers(8, 200),
+    st.sampled_from(["jsonl", "parquet"]),
+)
+def test_a_file_gives_its_documents_in_order_wherever_it_is_divided(
+    tmp_path_factory, texts, shard_bytes, kind
+):
+    texts = [text.encode(errors="replace").decode() for text in texts]  # no halves of pairs
+    folder = tmp_path_factory.mktemp("divided")
+    if kind == "jsonl":
+        write(folder, {"in.jsonl": lines(texts).replace(b"\n", b"\n\n")[:-1]})
+    else:
+        write_parquet(folder / "in.parquet", texts, row_group_size=2)
+    if not any(texts):
+        with pytest.raises(ValueError, match="nothing is left to train on"):
+            run(folder, folder / "out", shard_bytes=shard_bytes, **NOTHING_HELD_OUT)
+        return
+    run(folder / f"in.{kind}", folder / "out", shard_bytes=shard_bytes, **NOTHING_HELD_OUT)
+    assert texts_of(folder / "out") == [text.encode() for text in texts if text]
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.sampled_from([b"ab", b"\n", b" ", "€".encode(), b"\xff", b"\x80\x80"]), max_size=60
+    ),
+    st.integers(8, 40),
+)
+def test_a_text_is_cut_without_loss_and_replaced_as_a_whole_would_be(pieces, most):
+    text = b"".join(pieces)
+    found = list(shard_maker.cut(text, most))
+    assert b"".join(piece for _, piece in found) == text
+    assert all(0 < len(piece) <= most for _, piece in found)
+    assert [text[start : start + len(piece)] for start, piece in found] == [p for _, p in found]
+    if b"\x80\x80" not in pieces:
+        replaced = "".join(piece.decode(errors="replace") for _, piece in found)
+        assert replaced == text.decode(errors="replace")
+
+
+def test_a_text_longer_than_a_piece_is_one_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_maker, "PIECE", 64)
+    text = "".join(f"line {n} é\n" for n in range(2000)).encode()
+    write(tmp_path, {"long.txt": text, "invalid.txt": b"x" * 100 + b"\xff" + b"y" * 100})
+    run(tmp_path / "*.txt", tmp_path / "out", **NOTHING_HELD_OUT)
+    assert texts_of(tmp_path / "out") == [b"x" * 100 + "\ufffd".encode() + b"y" * 100, text]
+
+
+def test_an_unpaired_surrogate_and_invalid_bytes_in_json_and_parquet_are_replaced_and_counted(
+    tmp_path,
+):
+    write(tmp_path, {"a.jsonl": b'{"text": "x\\ud800y"}\n{"text": "caf\xe9"}\n{"text": null}\n'})
+    write_parquet(tmp_path / "b.parquet", pa.array([b"\xffz", None, b"fine"], pa.binary()))
+    manifest = run(tmp_path, tmp_path / "out", **NOTHING_HELD_OUT).manifest
+    assert texts_of(tmp_path / "out") == [
+        "x\ufffd\ufffd\ufffdy".encode(), "caf\ufffd".encode(), "\ufffdz".encode(), b"fine"
+    ]  # fmt: skip
+    assert manifest.irregular == {
+        "a.jsonl": {shard_maker.EMPTY: 1, shard_maker.INVALID_UTF8: 2},
+        "b.parquet": {shard_maker.EMPTY: 1, shard_maker.INVALID_UTF8: 1},
+    }
+
+
+def test_copies_of_a_document_are_held_out_together(tmp_path):
+    texts = [f"text {n}" for n in range(100)]
+    write(tmp_path, {"a.jsonl": lines(texts * 2), "b.jsonl": lines(texts)})
+    run(tmp_path, tmp_path / "out", valid_fraction=0.2, shard_bytes=500)
+    prepared = open_prepared(tmp_path / "out")
+    held_out = collections.Counter(document.text for document in prepared.valid_documents())
+    assert 10 < len(held_out) < 30
+    assert set(held_out.values()) == {3}
+    assert held_out.keys().isdisjoint(ByteTokenizer().decode(d[1:]) for d in prepared.documents)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_few_documents_give_at_least_one_to_validate_with(tmp_path, workers):
+    if workers > 1 and not hasattr(os, "fork"):
+        pytest.skip("no fork server")
+    texts = {f"{n}.txt": b"%d" % n * 50 for n in range(6)}
+    write(tmp_path / "in", texts)
+    run(tmp_path / "in", tmp_path / "out", workers, shard_bytes=100, valid_fraction=1e-9)
+    prepared = open_prepared(tmp_path / "out")
+    lowest = min(texts.values(), key=shard_maker.document_key)
+    assert [document.text for document in prepared.valid_documents()] == [lowest]
+    assert sorted(texts_of(tmp_path / "out")) == sorted(texts.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b'{"text": "a"}\n{"body": "b"}\n',
+            r"line 2: there is no field --field='text'; it has 'body'",
+        ),
+        (
+            b'{"text": "a"}\n\n{"text": 3}\n',
+            r"line 3: field 'text' is of type int; it must be text",
+        ),
+        (b'{"text": "a"}\n["text"]\n', r"line 2: an object was expected, found list"),
+        (b'{"text": "a"}\n{"text": "b', r"line 2: no JSON .*is the file truncated"),
+    ],
+)
+@pytest.mark.parametrize("shard_bytes", [12, 1000])
+def test_a_line_that_holds_no_document_is_named(tmp_path, content, message, shard_bytes):
+    write(tmp_path, {"in.jsonl": content})
+    with pytest.raises(ValueError, match=r"input file 'in\.jsonl', " + message):
+        run(tmp_path / "in.jsonl", tmp_path / "out", shard_bytes=shard_bytes)
+
+
+def test_invalid_utf8_can_be_an_error_that_names_file_and_place(tmp_path):
+    write(
+        tmp_path,
+        {"a.txt": b"fine", "b.txt": b"ab\xffc", "c.jsonl": b'{"text": "a"}\n{"text": "\xff"}'},
+    )
+    for name, message in (("b.txt", "'b.txt': byte 2 "), ("c.jsonl", "'c.jsonl', line 2: byte 0 ")):
+        with pytest.raises(ValueError, match=f"input file {message}of the text is no UTF-8"):
+            run(tmp_path / name, tmp_path / f"out-{name}", invalid_utf8="fail")
+
+
+def test_damaged_and_unfit_input_is_named(tmp_path):
+    write_parquet(tmp_path / "good.parquet", ["a" * 1000, "b" * 1000], row_group_size=1)
+    content = (tmp_path / "good.parquet").read_bytes()
+    write(tmp_path, {"short.parquet": content[:-9], "x.txt.gz": b"", "empty/.hidden": b"x"})
+    write_parquet(tmp_path / "numbers.parquet", [1, 2])
+    for source, changes, error, message in (
+        (
+            "good.parquet",
+            {"column": "body"},
+            ValueError,
+            r"no column --column='body'; it has id, text",
+        ),
+        ("short.parquet", {}, ValueError, r"'short\.parquet' cannot be read as Parquet"),
+        ("numbers.parquet", {}, ValueError, r"column 'text' is of type int64; it must be text"),
+        ("x.txt.gz", {}, ValueError, r"'x\.txt\.gz' is compressed"),
+        ("empty", {}, FileNotFoundError, r"--input=.*empty: no file matches"),
+        ("nowhere", {}, FileNotFoundError, r"--input: path .*nowhere' does not exist"),
+    ):
+        with pytest.raises(error, match=message):
+            run(tmp_path / source, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_changes_meanwhile_is_named(tmp_path):
+    write(tmp_path, {"a.txt": b"before"})
+    plan = make_plan(str(tmp_path / "a.txt"), Settings(), ByteTokenizer().fingerprint())
+    write(tmp_path, {"a.txt": b"afterwards"})
+    with pytest.raises(ValueError, match=r"input file 'a\.txt' was changed"):
+        prepare(plan, tmp_path / "out", "bytes", 1, lambda weight: None)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("valid_fraction", 1.0),
+        ("valid_fraction", -0.1),
+        ("invalid_utf8", "skip"),
+        ("shard_bytes", 0),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(flag, value):
+    with pytest.raises(ValueError, match=f"--{flag}={value}: must be"):
+        Settings(**{flag: value})
+
+
+def test_all_documents_alike_leave_nothing_to_train_on(tmp_path):
+    write(tmp_path, {"a.jsonl": lines(["same"] * 3)})
+    with pytest.raises(ValueError, match=r"nothing is left to train on.*3 were held out"):
+        run(tmp_path, tmp_path / "out")
+
+
+def command(source, output, *rest):
+    """The command itself, in this process: (exit, what it printed is left to capsys)."""
+    argv = ["prepare_data", f"--input={source}", f"--output={output}", "--tokenizer=bytes", *rest]
+    with flagsaver.flagsaver():
+        left = prepare_data.flags.FLAGS(argv)
+        prepare_data.main(left)
+
+
+def test_the_command_says_what_it_did_and_ends_without_a_traceback(tmp_path, capsys):
+    write(
+        tmp_path / "in", {"a.txt": b"some text", "b.txt": b"", "c.txt": b"\xff", "d.txt": b"more"}
+    )
+    command(tmp_path / "in" / "*.txt", tmp_path / "out", "--workers=1", "--valid_fraction=0")
+    printed = capsys.readouterr()
+    assert "3 documents, 19 tokens, 16 bytes of text in 1 shards" in printed.out
+    assert "1 empty documents, left out: b.txt (1)" in printed.out
+    assert (
+        "1 documents with invalid UTF-8, bytes that are none replaced by U+FFFD: c.txt (1)"
+        in printed.out
+    )
+    assert f"--config.data.path={tmp_path / 'out'} --config.data.tokenizer=bytes" in printed.out
+    assert "100%" in printed.err
+    with pytest.raises(SystemExit, match=r"error: --input: path .*nowhere"):
+        command(tmp_path / "nowhere", tmp_path / "out2")
+
+
+# Training on prepared folders.
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Two folders: many short documents, and few."""
+    texts = [f"the memory writes what surprises it, number {n}. " * 2 for n in range(60)]
+    write(
+        tmp_path / "in",
+        {"a.jsonl": lines(texts), "b.jsonl": lines([t.upper() for t in texts[:20]])},
+    )
+    for name in "ab":
+        run(tmp_path / f"in/{name}.jsonl", tmp_path / name, valid_fraction=0.1)
+    return tmp_path
+
+
+def load(folder, path, **changes):
+    config = tiny_config(folder, data__path=str(path), **changes)
+    return config, training_text.load_text(config, ByteTokenizer())
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_training_reads_a_prepared_folder(prepared, packing):
+    config, text = load(prepared, prepared / "a", data__packing=packing)
+    training_texts = [
+        ByteTokenizer().decode(d[1:]) for d in open_prepared(prepared / "a").documents
+    ]
+    assert text.train.target_bytes == text.train.target_tokens == sum(map(len, training_texts))
+    batch = next(training_text.train_batches(config, text, ALL))
+    assert batch["inputs"].shape == (4, 16)
+    assert ("reset" in batch) == (packing == "documents")
+    scored = [b["targets"][b["loss_mask"]] for b in training_text.valid_batches(config, text, ALL)]
+    assert len(text.valid_bytes) == text.valid.target_bytes > 0
+    assert collections.Counter(bytes(np.concatenate(scored).tolist())) == collections.Counter(
+        text.valid_bytes
+    )
+
+
+def test_a_mixture_gives_each_folder_its_share_of_batches_and_of_validation_text(prepared):
+    path = f"{prepared}/a:3,{prepared}/b:1"
+    config, text = load(prepared, path, data__valid_bytes=200)
+    batches = training_text.train_batches(config, text, ALL)
+    rows = np.concatenate([next(batches)["inputs"] for _ in range(100)])
+    upper = [bool(np.isin(row, list(range(65, 91))).any()) for row in rows]
+    assert abs(sum(upper) - 100) <= 1
+    assert len(text.valid_bytes) == 200
+    assert text.valid_bytes[:150].islower()
+    assert text.valid_bytes[150:].isupper()
+    assert len(text.train.documents) == 54 + 18 or len(text.train.documents) > 60
+    others = [
+        load(prepared, p, data__valid_bytes=200)[1].fingerprint
+        for p in (path, f"{prepared}/a:2,{prepared}/b:1", prepared / "a")
+    ]
+    assert others[0] == text.fingerprint
+    assert len(set(others)) == 3
+
+
+@pytest.mark.parametrize("path", ["{0}/a", "{0}/a:1,{0}/b:1"])
+def test_two_processes_together_read_every_batch(prepared, path):
+    config, text = load(prepared, path.format(prepared))
+    for batches in (training_text.train_batches, training_text.valid_batches):
+        whole = list(itertools.islice(batches(config, text, ALL), 30))
+        halves = [list(itertools.islice(batches(config, text, Share(i, 2)), 30)) for i in range(2)]
+        assert len(halves[0]) == len(halves[1]) == len(whole) > 2
+        for batch, *parts in zip(whole, *halves, strict=True):
+            assert all(part["inputs"].shape == (2, 16) for part in parts)
+            for name, rows in batch.items():
+                together = np.concatenate([part[name] for part in parts])
+                assert sorted(together.tolist()) == sorted(rows.tolist())
+    odd = dataclasses.replace(config, batch_size=5)
+    with pytest.raises(ValueError, match=r"config\.batch_size=5: must be a multiple of 2"):
+        training_text.train_batches(odd, text, Share(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("{0}/a:0.7,{0}/b", r"'{0}/b' has no weight; write FOLDER:WEIGHT"),
+        ("{0}/a:0.7,{0}/b:0", r"the weight of '{0}/b' is 0; it must be a positive"),
+        ("{0}/a:0.7,{0}/b:nan", r"the weight of '{0}/b' is nan"),
+        ("{0}/a:0.7,{0}/in:0.3", r"in/manifest\.json does not exist"),
+        ("{0}/short", r"its 9 training tokens are fewer than .*sequence_length=16"),
+        ("{0}/unvalidated", r"no text was held out to validate with"),
+    ],
+)
+def test_a_path_that_cannot_be_trained_on_is_named(prepared, path, message):
+    write(prepared / "in", {"short.txt": b"too short", "long.txt": b"long enough " * 9})
+    run(prepared / "in/short.txt", prepared / "short", **NOTHING_HELD_OUT)
+    run(prepared / "in/long.txt", prepared / "unvalidated", **NOTHING_HELD_OUT)
+    with pytest.raises((ValueError, FileNotFoundError), match=message.format(prepared)) as raised:
+        load(prepared, path.format(prepared))
+    assert "config.data.path=" in str(raised.value)
+
+
+def test_another_tokenizer_is_refused(prepared):
+    class Other(ByteTokenizer):
+        def fingerprint(self):
+            return "f" * 64
+
+    config, _ = load(prepared, prepared / "a")
+    with pytest.raises(ValueError, match=r"a' was prepared with another tokenizer .*ffffffffffff"):
+        training_text.load_text(config, Other())
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 7])
+def test_validation_text_is_cut_between_characters(tmp_path, limit):
+    path = write(tmp_path, {"a.txt": "€".encode() * 60, "b.txt": "é".encode() * 60}) / "*.txt"
+    _, text = load(tmp_path, path, data__valid_bytes=limit, data__valid_fraction=0.4)
+    assert len(text.valid_bytes) <= limit
+    text.valid_bytes.decode()
+
+
+def test_a_checkpoint_of_a_mixture_continues_in_the_middle_of_an_epoch(prepared, tmp_path):
+    def batches():
+        path = f"{prepared}/a:0.5,{prepared}/b:0.5"
+        return training_text.train_batches(*load(prepared, path), ALL)
+
+    iterator = batches()
+    for _ in range(33):
+        next(iterator)
+    ocp.save_checkpointables(tmp_path / "checkpoint", {"data": iterator})
+    restored = batches()
+    ocp.load_checkpointables(tmp_path / "checkpoint", {"data": restored})
+    for _ in range(10):
+        np.testing.assert_array_equal(next(restored)["inputs"], next(iterator)["inputs"])
