@@ -29,13 +29,16 @@ class DataConfig:
     """Which text, and how it becomes sequences.
 
     Attributes:
-      path: a text file, a folder, a glob, or "stdlib": the Python standard library's own sources.
+      path: a text file, a folder, a glob, or "stdlib": the Python standard library's own sources; or a folder that
+        experiments.prepare_data wrote, which may be larger than RAM; or several of those with the share of the
+        sequences that comes from each, "FOLDER:0.7,FOLDER:0.3".
       tokenizer: "bytes", a SentencePiece model file, or a Hugging Face tokenizers JSON file.
       sequence_length: tokens per training sequence.
       packing: "stream" lets sequences run across documents; "documents" starts each at a chunk boundary
         and resets the memory there.
-      valid_fraction: fraction of the text held out; whole documents where there are many.
-      valid_bytes: at most this many held-out bytes are scored; 0 = all.
+      valid_fraction: fraction of the text held out; whole documents where there are many. A prepared folder has its
+        own held-out text instead.
+      valid_bytes: at most this many held-out bytes are scored; 0 = all. Of several folders each gives its share.
     """
 
     path: str = "stdlib"
