@@ -38,7 +38,9 @@ _INVALID = flags.DEFINE_string(
     "invalid_utf8", Settings.invalid_utf8, "what to do with bytes that are no UTF-8: replace, fail"
 )
 _SHARD = flags.DEFINE_integer(
-    "shard_bytes", Settings.shard_bytes, "about so many bytes of text make one shard"
+    "shard_bytes",
+    Settings.shard_bytes,
+    "about so many bytes of text make one shard, which one worker writes",
 )
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "processes", lower_bound=1)
 
@@ -63,6 +65,10 @@ def main(argv: Sequence[str]) -> None:
             )
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "interrupted; the same command continues: finished shards are kept"
+        ) from None
     print(summary(outcome, settings))
     print(f"--config.data.path={_OUTPUT.value} --config.data.tokenizer={_TOKENIZER.value}")
 

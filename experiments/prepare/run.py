@@ -10,11 +10,13 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from ctypes import c_byte
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import NamedTuple
@@ -121,10 +123,9 @@ class _Maker:
         # Forked from a process that has only imported: neither threads nor devices of this one come along.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_WORKER_MODULE])
-        done = context.Value("q", 0)
-        pool = ProcessPoolExecutor(
-            workers, context, _start_worker, (self._plan, self._spec, self._folder, done)
-        )
+        done, stop = context.Value("q", 0), context.RawValue("b", False)
+        arguments = self._plan, self._spec, self._folder, done, stop
+        pool = ProcessPoolExecutor(workers, context, _start_worker, arguments)
         try:
             futures = {n: pool.submit(_work, n, units[n]) for n in sorted(units)}
             seen, unfinished = 0, set(futures.values())
@@ -142,14 +143,24 @@ class _Maker:
                 "finished shards are kept"
             ) from error
         finally:
+            stop.value = True
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(plan: Plan, tokenizer_spec: str, folder: Path, done: Synchronized) -> None:
+class _StoppedError(Exception):
+    """Another unit failed, or the user has interrupted: what this worker makes is not wanted."""
+
+
+def _start_worker(
+    plan: Plan, tokenizer_spec: str, folder: Path, done: Synchronized, stop: c_byte
+) -> None:
     global _make
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the parent too, which says `stop`
     tokenizer = load_tokenizer(tokenizer_spec)
 
     def progress(weight: int) -> None:
+        if stop.value:
+            raise _StoppedError
         with done.get_lock():
             done.value += weight
 

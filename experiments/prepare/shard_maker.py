@@ -25,7 +25,7 @@ from titans_jax.data.tokenizers import Tokenizer
 UNFINISHED = "unfinished"
 EMPTY, INVALID_UTF8 = "empty documents", "documents with invalid UTF-8"
 #: Longer documents are encoded in pieces of at most so many bytes, cut after a line or a word.
-PIECE = 1 << 22
+PIECE = 1 << 20
 
 
 class HeldOut(NamedTuple):
@@ -91,7 +91,7 @@ def make_unit(
         for part in plan.units[number]:
             file = plan.files[part.file]
             for raw in read_part(file, part, plan.settings.field, plan.settings.column):
-                text = _Text(file, raw, fail=plan.settings.invalid_utf8 == "fail")
+                text = _Text(file, raw, plan.settings.invalid_utf8 == "fail", progress)
                 key = document_key(raw.text)
                 if not len(raw.text):
                     kept = False
@@ -108,7 +108,6 @@ def make_unit(
                 for what, happened in ((EMPTY, not kept), (INVALID_UTF8, text.invalid)):
                     if happened:
                         irregular.setdefault(file.name, Counter())[what] += 1
-                progress(raw.weight)
     np.save(table_path, np.array(table, np.int64).reshape(-1, 2))
     info = shard.close()
     for made, place in zip(shard_files(unfinished, name), shard_files(folder, name), strict=True):
@@ -157,10 +156,13 @@ def document_key(text: bytes | mmap) -> int:
 class _Text:
     """A document's text as UTF-8, piece by piece."""
 
-    def __init__(self, file: InputFile, raw: RawDocument, fail: bool):
+    def __init__(
+        self, file: InputFile, raw: RawDocument, fail: bool, progress: Callable[[int], object]
+    ):
         self.place = file, raw.place
         self.invalid = False
-        self._text, self._fail = raw.text, fail
+        self._text, self._weight = raw.text, raw.weight
+        self._fail, self._progress = fail, progress
 
     def pieces(self) -> Iterator[bytes]:
         """The text; what is no UTF-8 is replaced by U+FFFD, and `invalid` is then True."""
@@ -174,8 +176,10 @@ class _Text:
                         f"({error.reason}); mend the file, or replace such bytes by --invalid_utf8=replace"
                     ) from error
                 self.invalid = True
-                piece = piece.decode(errors="replace").encode()
-            yield piece
+                yield piece.decode(errors="replace").encode()
+            else:
+                yield piece
+            self._progress(self._weight * len(piece) // len(self._text))
 
 
 def _encoded(text: _Text, tokenizer: Tokenizer) -> Iterator[tuple[Int32[np.ndarray, " N"], int]]:
