@@ -8,7 +8,7 @@ from absl import app, flags
 
 from experiments.launch import commands
 from experiments.launch.commands import Command, LaunchError, Wait
-from experiments.launch.source import check_committed
+from experiments.launch.source import DATA_FOLDER, check_committed
 
 T = TypeVar("T")
 ACTIONS = ("create", "resume", "delete")
@@ -21,6 +21,7 @@ def define_flags() -> None:
     flags.DEFINE_string("project", "", "whose; the one that gcloud is set to if not given")
     flags.DEFINE_string("config", None, "config file, from the root of the checkout")
     flags.DEFINE_string("workdir", None, "gs://BUCKET/RUN")
+    flags.DEFINE_string("data", "", f"gs://BUCKET/FOLDER; copied to {DATA_FOLDER} on every worker")
     flags.DEFINE_bool("dry_run", False, "print the commands and run none")
 
 
@@ -67,7 +68,8 @@ def launch(steps: Callable[[str, list[str]], Sequence[Command | Wait]]) -> None:
                 if not values.config or not values.workdir:
                     raise LaunchError(f"{action} needs --config and --workdir")
                 training = training_arguments(values.config, values.workdir, more)
-                check_committed(values.config)
+                if not values.dry_run:
+                    check_committed(values.config)
             commands.run(steps(action, training), dry_run=values.dry_run)
         except LaunchError as error:
             raise SystemExit(f"error: {error}") from error

@@ -1,10 +1,13 @@
-"""The code that goes to the workers: the last commit of this checkout, as an archive."""
+"""What goes to the workers: the last commit of this checkout, as an archive, and the data of the run."""
 
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
 
 from experiments.launch.commands import Command, LaunchError
+
+DATA_FOLDER = "/tmp/titans-data"
 
 
 def archive_path(name: str) -> Path:
@@ -23,7 +26,8 @@ def check_committed(config: str) -> None:
     """Refuses to launch what is not in the last commit, because the workers would run something else.
 
     Args:
-      config: path of the config file, from the root of the checkout, where this program must run.
+      config: path of the config file, from the root of the checkout, where this program must run; what follows a
+        colon is the file's argument.
 
     Raises:
       LaunchError: there are uncommitted changes, or the config file is not in the commit.
@@ -36,7 +40,7 @@ def check_committed(config: str) -> None:
             "the workers get the last commit, and these changes are not in it; commit them first:\n"
             + changed.stdout.rstrip()
         )
-    if _git("cat-file", "-e", f"HEAD:{config}").returncode:
+    if _git("cat-file", "-e", f"HEAD:{config.partition(':')[0]}").returncode:
         raise LaunchError(
             f"--config={config}: not in the last commit; give a path from the root of the checkout, and commit it"
         )
@@ -45,6 +49,21 @@ def check_committed(config: str) -> None:
 def revision() -> str:
     """Returns the abbreviated name of the last commit."""
     return _git("rev-parse", "--short=12", "HEAD").stdout.strip()
+
+
+def fetch_data(python: str, data: str) -> str:
+    """Returns the line of a shell script that copies `data` to DATA_FOLDER.
+
+    Args:
+      python: that has this project's extra "gcs".
+      data: URL of a folder.
+
+    Raises:
+      LaunchError: it is no URL.
+    """
+    if not data.startswith("gs://"):
+        raise LaunchError(f"--data={data}: must be gs://BUCKET/FOLDER")
+    return f"{python} -m experiments.launch.fetch {shlex.quote(data)} {DATA_FOLDER}"
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
 """Trains on a slice of TPU VMs: creates it, installs the last commit on every worker, starts training, tears down.
 
     python -m experiments.launch.tpu_vm create --name=mag --zone=us-west4-a --accelerator_type=v5litepod-16 --spot \\
-        --config=experiments/configs/titans_340m.py --workdir=gs://BUCKET/mag -- --config.model.variant=mag
+        --config=experiments/configs/titans_340m.py:mag --workdir=gs://BUCKET/mag -- --config.data.path=...
 
 `resume` takes the same flags: it creates the slice anew if it was preempted, installs, and starts; training continues
 from its last checkpoint. `delete` ends the costs. `--dry_run` prints the commands and runs none. What follows `--` goes
@@ -18,7 +18,7 @@ from absl import flags
 from experiments.launch import commands
 from experiments.launch.arguments import define_flags, from_flags, launch
 from experiments.launch.commands import Command, LaunchError, Wait
-from experiments.launch.source import archive, archive_path
+from experiments.launch.source import archive, archive_path, fetch_data
 
 # Images by generation; Cloud's own names. TPU7x is rented through Kubernetes only (xpk.py).
 RUNTIMES = {
@@ -61,6 +61,7 @@ class Slice:
       runtime: the image; "" = the usual one of the generation.
       spot: cheaper, may be preempted at any time.
       queued: ask through a queued resource, and wait for it.
+      data: folder at gs:// that every worker needs; "" = none.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Slice:
     runtime: str = ""
     spot: bool = False
     queued: bool = False
+    data: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,60}[a-z0-9])?", self.name):
@@ -118,14 +120,18 @@ def create(where: Slice) -> list[Command | Wait]:
 
 
 def install(where: Slice) -> list[Command | Wait]:
-    """Returns the steps that install the last commit on every worker."""
+    """Returns the steps that install the last commit on every worker, and copy the data there."""
     archive_file = str(archive_path(where.name))
     copy = _gcloud(where, "tpu-vm", "scp", archive_file, f"{where.name}:titans-jax.tar.gz")
-    return [
+    steps: list[Command | Wait] = [
         archive(where.name),
         Command("copying it to every worker", (*copy, "--worker=all")),
         _on_workers(where, "installing it on every worker", _INSTALL),
     ]
+    if where.data:
+        script = f"cd ~/titans-jax && {fetch_data(_PYTHON, where.data)}"
+        steps.append(_on_workers(where, "copying the data to every worker", script))
+    return steps
 
 
 def start(where: Slice, training: Sequence[str]) -> list[Command | Wait]:

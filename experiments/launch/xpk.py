@@ -17,7 +17,7 @@ from absl import flags
 
 from experiments.launch.arguments import define_flags, from_flags, launch
 from experiments.launch.commands import Command, LaunchError
-from experiments.launch.source import archive, archive_path, revision
+from experiments.launch.source import archive, archive_path, fetch_data, revision
 
 # Machines come and go for a week; each time the workload starts again where it was.
 _MAX_RESTARTS = 1000
@@ -38,6 +38,7 @@ class Workload:
       capacity: "spot", "on-demand", or the name of a reservation.
       num_slices: slices that train together.
       project: whose; "" = the one that gcloud is set to.
+      data: folder at gs:// that every container needs; "" = none.
     """
 
     cluster: str
@@ -48,6 +49,7 @@ class Workload:
     capacity: str = "on-demand"
     num_slices: int = 1
     project: str = ""
+    data: str = ""
 
     def __post_init__(self) -> None:
         for flag in ("cluster", "name"):
@@ -95,6 +97,8 @@ def start(work: Workload, image: str, training: Sequence[str]) -> list[Command]:
         "JAX_PLATFORMS=tpu,cpu sh experiments/launch/worker.sh run python -u -m experiments.train "
         + shlex.join(training)
     )
+    if work.data:
+        script = f"{fetch_data('python', work.data)} && {script}"
     argv = (*_xpk(work, "workload", "create"), f"--workload={work.name}", *_size(work))
     argv += (f"--docker-image={image}", f"--max-restarts={_MAX_RESTARTS}")
     argv += (f"--termination-grace-period-seconds={_GRACE_SECONDS}", f"--command={script}")

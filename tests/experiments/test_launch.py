@@ -16,6 +16,7 @@ import pytest
 from experiments.launch import commands, source, tpu_vm, xpk
 from experiments.launch.arguments import training_arguments
 from experiments.launch.commands import Command, LaunchError, Wait
+from experiments.launch.fetch import fetch
 
 CONFIG = "experiments/configs/tiny.py"
 STAND_IN = """#!{python}
@@ -253,6 +254,8 @@ def test_only_what_is_committed_is_launched(programs):
     programs.answer({"cat-file": (128, "", "fatal: not there")})
     done = launch("tpu_vm", "create", *VM)
     assert f"--config={CONFIG}: not in the last commit" in done.stderr
+    done = launch("tpu_vm", "create", *VM, f"--config={CONFIG}:mag")
+    assert programs.calls()[-1] == ["git", "cat-file", "-e", f"HEAD:{CONFIG}"]
     assert only("gcloud", programs.calls()) == []
 
 
@@ -264,11 +267,71 @@ def test_one_machine_may_have_a_folder_as_workdir():
     assert source.archive("mag").argv[:2] == ("git", "archive")
 
 
+def test_data_is_copied_to_every_worker_before_training():
+    where = tpu_vm.Slice("mag", "us-west4-a", "v5litepod-16", data="gs://bucket/data")
+    script = tpu_vm.install(where)[-1].argv[-1]
+    fetch = "-m experiments.launch.fetch gs://bucket/data /tmp/titans-data"
+    assert script == f"--command=cd ~/titans-jax && ~/titans-venv/bin/python {fetch}"
+    work = xpk.Workload(
+        "titans", "mag", "us-west4-a", "v5p-8", "registry/train", data="gs://bucket/data"
+    )
+    assert f"--command=python {fetch} && JAX_PLATFORMS" in xpk.start(work, "image", [])[0].argv[-1]
+    with pytest.raises(LaunchError, match="--data=/home/me: must be gs://"):
+        source.fetch_data("python", "/home/me")
+
+
+def test_fetch_copies_what_is_missing_or_was_cut(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    (there / "books").mkdir(parents=True)
+    for name in ("manifest.json", "books/one", "books/two"):
+        (there / name).write_text(f"text of {name}")
+    assert fetch(f"file://{there}", here) == 3
+    (here / "books/one").write_text("text")
+    (here / "books/two").unlink()
+    assert fetch(f"file://{there}", here) == 2
+    assert fetch(f"file://{there}", here) == 0
+    copied = {str(p.relative_to(here)): p.read_text() for p in here.rglob("*") if p.is_file()}
+    assert copied == {
+        name: f"text of {name}" for name in ("manifest.json", "books/one", "books/two")
+    }
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no file there"):
+        fetch(f"file://{tmp_path}/empty", here)
+
+
 def test_missing_program_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(LaunchError, match="xpk is not on the PATH"):
         commands.run([Command("trying", ("xpk",))], dry_run=False)
     commands.run([Command("trying", ("xpk",)), Wait("waiting", ("xpk",), "", ())], dry_run=True)
+
+
+def test_installation_replaces_the_code_unless_training_runs(programs):
+    home = programs.folder / "home"
+    (home / ".local/bin").mkdir(parents=True)
+    (home / "titans-jax").mkdir()
+    (home / "titans-jax/stale.py").touch()
+    (programs.folder / "gcloud").rename(home / ".local/bin/uv")
+    packed = ["tar", "-czf", home / "titans-jax.tar.gz", "-C", os.getcwd(), "setup.cfg"]
+    subprocess.run(packed, check=True)
+    where = tpu_vm.Slice("mag", "us-west4-a", "v5litepod-16")
+    script = tpu_vm.install(where)[-1].argv[-1].removeprefix("--command=")
+    install = ["sh", "-c", script]
+    environment = os.environ | {"HOME": str(home)}
+    subprocess.run(install, env=environment, check=True)
+    assert [p.name for p in (home / "titans-jax").iterdir()] == ["setup.cfg"]
+    python = str(home / "titans-venv/bin/python")
+    assert programs.calls()[-1] == [
+        "uv", "pip", "install", "--quiet", "--python", python, "-e", ".[gcs,text,tpu,train]"
+    ]  # fmt: skip
+    (home / "titans-jax/running.py").touch()
+    lock = home / "titans-train.log.lock"
+    refused = subprocess.run(
+        ["flock", lock, *install], env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert "stop it first" in refused.stderr
+    assert (home / "titans-jax/running.py").exists()
 
 
 # The script on the workers, with a stand-in for training.
