@@ -10,8 +10,10 @@ import zlib
 import grain
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import v1 as ocp
 
 from experiments.training.checkpoints import CheckpointError, Checkpoints
 
@@ -41,6 +43,16 @@ def main(action: str, folder: str, shape: str, *processes: str) -> None:
     share = grain.MapDataset.range(1000).seed(0).shuffle().repeat()
     share = share[jax.process_index() :: jax.process_count()]
     batches = iter(share.to_iter_dataset().batch(BATCH // jax.process_count()))
+
+    if action == "restore_but_second_sees_nothing" and jax.process_index() == 1:
+        load = ocp.load_checkpointables
+
+        def failing(path: epath.Path, items: dict) -> dict:
+            if path.name == "2" and "params" in items:
+                raise OSError("this machine's network is down")
+            return load(path, items)
+
+        ocp.load_checkpointables = failing
 
     checkpoints = Checkpoints(folder, every=1, keep=4)
     try:

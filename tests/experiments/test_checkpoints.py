@@ -18,6 +18,7 @@ from experiments.training.checkpoints import (
     restore_params,
 )
 from experiments.training.checksums import checksums
+from tests.experiments.tiny_run import tiny_config
 
 IDENTITY = {"tokenizer": "abc"}
 
@@ -160,6 +161,11 @@ def test_newest_and_every_kth_are_kept(tmp_path):
         checkpoints.save(step, *trees(step), data, IDENTITY)
     checkpoints.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "6", "7"]
+
+
+def test_what_would_keep_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.keep_every=3: must be a multiple of .*every=2"):
+        tiny_config(tmp_path, checkpoint_every=2, keep_every=3)
 
 
 @pytest.fixture
