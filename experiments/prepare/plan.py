@@ -15,8 +15,6 @@ from experiments.prepare.inputs import InputFile, Part, input_file, split_file
 from titans_jax.data.prepared import PLAN
 from titans_jax.data.sources import find_files
 
-_KEYS = 1 << 64
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -45,11 +43,6 @@ class Settings:
             )
         if self.shard_bytes < 1:
             raise ValueError(f"--shard_bytes={self.shard_bytes}: must be at least 1")
-
-    @property
-    def held_out_below(self) -> int:
-        """Documents whose key (`shard_maker.document_key`) is below this are held out."""
-        return int(self.valid_fraction * _KEYS)
 
 
 class Plan(NamedTuple):

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.prepare.held_out import Rule, rule_for
 from experiments.prepare.plan import Plan, claim, write_whole
 from experiments.prepare.shard_maker import (
     EMPTY,
@@ -88,10 +89,12 @@ def prepare(
         reports = {n: report for n, report in found.items() if report is not None}
         kept = len(reports)
         progress(sum(_weight(plan.units[n]) for n in reports))
-        missing = dict.fromkeys(found.keys() - reports.keys())
+        first = rule_for(plan.settings.valid_fraction)
+        missing = {n: first for n in found.keys() - reports.keys()}
         make = _Maker(plan, folder, tokenizer, tokenizer_spec, workers)
         reports |= make(missing, progress)
-        reports |= make(_to_hold_out(plan, reports), lambda weight: None)
+        for again in (_to_hold_out, _to_train_on):
+            reports |= make(again(plan, reports), lambda weight: None)
         manifest = _finish(plan, folder, tokenizer, [reports[n] for n in sorted(reports)])
         return Outcome(manifest, kept, len(missing))
 
@@ -111,13 +114,13 @@ class _Maker:
         self._tokenizer, self._spec = tokenizer, tokenizer_spec
 
     def __call__(
-        self, units: Mapping[int, int | None], progress: Callable[[int], object]
+        self, units: Mapping[int, Rule], progress: Callable[[int], object]
     ) -> dict[int, UnitReport]:
-        """Makes units; the values are `held_out_below` of `make_unit`."""
+        """Makes units, each by its rule."""
         workers = min(self._workers, len(units))
         if workers <= 1:
             return {
-                n: make_unit(self._plan, n, self._tokenizer, self._folder, progress, units[n])
+                n: make_unit(self._plan, n, self._tokenizer, self._folder, units[n], progress)
                 for n in sorted(units)
             }
         # Forked from a process that has only imported: neither threads nor devices of this one come along.
@@ -164,18 +167,18 @@ def _start_worker(
         with done.get_lock():
             done.value += weight
 
-    def make(number: int, held_out_below: int | None) -> UnitReport:
-        return make_unit(plan, number, tokenizer, folder, progress, held_out_below)
+    def make(number: int, rule: Rule) -> UnitReport:
+        return make_unit(plan, number, tokenizer, folder, rule, progress)
 
     _make = make
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-_make: Callable[[int, int | None], UnitReport]
+_make: Callable[[int, Rule], UnitReport]
 
 
-def _work(number: int, held_out_below: int | None) -> UnitReport:
-    return _make(number, held_out_below)
+def _work(number: int, rule: Rule) -> UnitReport:
+    return _make(number, rule)
 
 
 def _end_with_parent() -> None:
@@ -186,16 +189,34 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _to_hold_out(plan: Plan, reports: Mapping[int, UnitReport]) -> dict[int, int]:
+def _to_hold_out(plan: Plan, reports: Mapping[int, UnitReport]) -> dict[int, Rule]:
     """Units to make again so that something is held out: the document with the lowest key, and its copies.
 
     With few documents it may well be that no key is low enough.
     """
-    keys = [report.lowest_key for report in reports.values() if report.lowest_key is not None]
-    enough = plan.settings.valid_fraction == 0 or any(r.valid.documents for r in reports.values())
-    if enough or not keys:
+    first = rule_for(plan.settings.valid_fraction)
+    keys = {n: r.lowest_key for n, r in reports.items() if r.lowest_key is not None}
+    # Higher than at first if an earlier start got as far as here, and then maybe not through all units.
+    below = max((report.rule.below for report in reports.values()), default=0)
+    held_out = any(report.valid.documents for report in reports.values())
+    if plan.settings.valid_fraction and keys and not held_out and below == first.below:
+        below = min(keys.values()) + 1
+    return {n: Rule(below) for n, key in keys.items() if key < below}
+
+
+def _to_train_on(plan: Plan, reports: Mapping[int, UnitReport]) -> dict[int, Rule]:
+    """Units to make again so that not all is held out: of every document the tail.
+
+    So it is with a single document, or nothing but copies of one.
+    """
+    rule = Rule(0, plan.settings.valid_fraction)
+    some_shard = any(report.shard is not None for report in reports.values())
+    begun = any(report.rule.tail for report in reports.values())
+    if not plan.settings.valid_fraction or (some_shard and not begun):
         return {}
-    return {n: min(keys) + 1 for n, report in reports.items() if report.lowest_key == min(keys)}
+    return {
+        n: rule for n, r in reports.items() if r.rule != rule and (r.shard or r.valid.documents)
+    }
 
 
 def _finish(
@@ -210,9 +231,8 @@ def _finish(
     held_out = sum(report.valid.documents for report in reports)
     if not shards:
         raise ValueError(
-            f"nothing is left to train on: of all documents, {held_out} were held out "
-            f"(--valid_fraction={plan.settings.valid_fraction}) and the others are empty; give more documents, or "
-            "--valid_fraction=0 and another folder to validate with"
+            "there is nothing to train on: all documents are empty, or too short to hold out a part of them "
+            f"(--valid_fraction={plan.settings.valid_fraction}); give more text"
         )
     text_files, tables = zip(*(held_out_files(folder, n) for n in range(len(reports))), strict=True)
     with (folder / VALID_TEXT).open("wb") as joined:

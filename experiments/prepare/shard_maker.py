@@ -5,7 +5,6 @@ says that the unit is done, comes last. A process may be killed at any moment.
 """
 
 import dataclasses
-import hashlib
 import json
 import zlib
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from experiments.prepare.held_out import Rule, character_start, document_key, tail_start
 from experiments.prepare.inputs import InputFile, RawDocument, describe, read_part
 from experiments.prepare.plan import Plan, write_whole
 from titans_jax.data.shards import Shard, ShardInfo, ShardWriter, shard_files
@@ -41,14 +41,14 @@ class UnitReport:
     """What became of a unit.
 
     Attributes:
-      held_out_below: documents with a key below this were held out.
+      rule: by which text was held out.
       shard: None if every document was empty or held out.
       valid: what was held out.
       irregular: file name -> what was not as it should be -> documents.
-      lowest_key: of the documents that were not held out; None without any.
+      lowest_key: of the documents in the shard; None without any.
     """
 
-    held_out_below: int
+    rule: Rule
     shard: ShardInfo | None
     valid: HeldOut
     irregular: dict[str, dict[str, int]]
@@ -60,8 +60,8 @@ def make_unit(
     number: int,
     tokenizer: Tokenizer,
     folder: Path,
+    rule: Rule,
     progress: Callable[[int], object],
-    held_out_below: int | None = None,
 ) -> UnitReport:
     """Makes shard `number` of a plan, and its report.
 
@@ -70,14 +70,13 @@ def make_unit(
       number: of the unit.
       tokenizer: the plan's.
       folder: the output folder.
+      rule: what to hold out.
       progress: is told the weight of what has been read, bit by bit; their sum is that of the unit's parts or less.
-      held_out_below: if not None, in place of the settings'.
 
     Raises:
       ValueError: a document cannot be read or encoded; names file and line or row.
       OSError: a file cannot be read or written.
     """
-    below = plan.settings.held_out_below if held_out_below is None else held_out_below
     unfinished = folder / UNFINISHED
     unfinished.mkdir(exist_ok=True)
     report_path(folder, number).unlink(missing_ok=True)
@@ -92,20 +91,19 @@ def make_unit(
             file = plan.files[part.file]
             for raw in read_part(file, part, plan.settings.field, plan.settings.column):
                 text = _Text(file, raw, plan.settings.invalid_utf8 == "fail", progress)
-                key = document_key(raw.text)
-                if not len(raw.text):
-                    kept = False
-                elif key < below:
-                    kept, crc32, size = True, 0, 0
-                    for piece in text.pieces():
+                key, end = document_key(raw.text), len(raw.text)
+                divide = 0 if key < rule.below else tail_start(raw.text, rule.tail)
+                empty = True
+                if shard.add(_encoded(text, divide, tokenizer)):
+                    empty = False
+                    lowest = key if lowest is None else min(lowest, key)
+                if divide < end:
+                    empty, crc32, size = False, 0, 0
+                    for piece in text.pieces(divide, end):
                         held_out.write(piece)
                         crc32, size = zlib.crc32(piece, crc32), size + len(piece)
                     table.append((size, crc32))
-                else:
-                    kept = shard.add(_encoded(text, tokenizer))
-                    if kept:
-                        lowest = key if lowest is None else min(lowest, key)
-                for what, happened in ((EMPTY, not kept), (INVALID_UTF8, text.invalid)):
+                for what, happened in ((EMPTY, empty), (INVALID_UTF8, text.invalid)):
                     if happened:
                         irregular.setdefault(file.name, Counter())[what] += 1
     np.save(table_path, np.array(table, np.int64).reshape(-1, 2))
@@ -117,7 +115,7 @@ def make_unit(
             made.replace(place)
     valid = HeldOut(len(table), text_path.stat().st_size, table_path.stat().st_size)
     report = UnitReport(
-        below, info, valid, {file: dict(counts) for file, counts in irregular.items()}, lowest
+        rule, info, valid, {file: dict(counts) for file, counts in irregular.items()}, lowest
     )
     write_whole(report_path(folder, number), json.dumps(dataclasses.asdict(report)) + "\n")
     return report
@@ -128,7 +126,8 @@ def read_report(folder: Path, number: int, vocab_size: int) -> UnitReport | None
     try:
         values = json.loads(report_path(folder, number).read_text(encoding="utf-8"))
         info = None if values["shard"] is None else ShardInfo(*values["shard"])
-        report = UnitReport(**{**values, "shard": info, "valid": HeldOut(*values["valid"])})
+        parts = {"rule": Rule(*values["rule"]), "valid": HeldOut(*values["valid"]), "shard": info}
+        report = UnitReport(**{**values, **parts})
         if info is not None:
             Shard(folder, info, vocab_size)
         sizes = [path.stat().st_size for path in held_out_files(folder, number)]
@@ -148,11 +147,6 @@ def held_out_files(folder: Path, number: int) -> tuple[Path, Path]:
     return base / f"valid-{number:05d}.txt", base / f"valid-{number:05d}.documents.npy"
 
 
-def document_key(text: bytes | mmap) -> int:
-    """A number in [0, 2**64) that depends on the text only, so that copies of a document are never divided."""
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
-
-
 class _Text:
     """A document's text as UTF-8, piece by piece."""
 
@@ -164,15 +158,15 @@ class _Text:
         self._text, self._weight = raw.text, raw.weight
         self._fail, self._progress = fail, progress
 
-    def pieces(self) -> Iterator[bytes]:
-        """The text; what is no UTF-8 is replaced by U+FFFD, and `invalid` is then True."""
-        for start, piece in cut(self._text, PIECE):
+    def pieces(self, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop`; what is no UTF-8 is replaced by U+FFFD, and `invalid` is then True."""
+        for place, piece in cut(self._text, start, stop, PIECE):
             try:
                 piece.decode()
             except UnicodeDecodeError as error:
                 if self._fail:
                     raise ValueError(
-                        f"{describe(*self.place)}: byte {start + error.start} of the text is no UTF-8 "
+                        f"{describe(*self.place)}: byte {place + error.start} of the text is no UTF-8 "
                         f"({error.reason}); mend the file, or replace such bytes by --invalid_utf8=replace"
                     ) from error
                 self.invalid = True
@@ -182,23 +176,24 @@ class _Text:
             self._progress(self._weight * len(piece) // len(self._text))
 
 
-def _encoded(text: _Text, tokenizer: Tokenizer) -> Iterator[tuple[Int32[np.ndarray, " N"], int]]:
-    for piece in text.pieces():
+def _encoded(
+    text: _Text, stop: int, tokenizer: Tokenizer
+) -> Iterator[tuple[Int32[np.ndarray, " N"], int]]:
+    for piece in text.pieces(0, stop):
         try:
             yield tokenizer.encode(piece), len(piece)
         except ValueError as error:
             raise ValueError(f"{describe(*text.place)}: {error}") from error
 
 
-def cut(text: bytes | mmap, most: int) -> Iterator[tuple[int, bytes]]:
-    """Cuts a text into pieces of at most `most` bytes, at least 8, each with where it starts.
+def cut(text: bytes | mmap, start: int, stop: int, most: int) -> Iterator[tuple[int, bytes]]:
+    """Cuts text[start:stop] into pieces of at most `most` bytes, at least 8, each with where it starts.
 
     A piece ends after a line break if there is one in its second half, else after a space, else between characters.
     """
-    start = 0
-    while start < len(text):
-        end = start + most
-        if end < len(text):
+    while start < stop:
+        end = min(start + most, stop)
+        if end < stop:
             half = start + most // 2
             after = text.rfind(b"\n", half, end)
             if after < 0:
@@ -206,8 +201,6 @@ def cut(text: bytes | mmap, most: int) -> Iterator[tuple[int, bytes]]:
             if after >= 0:
                 end = after + 1
             else:
-                # Invalid text may be nothing but continuation bytes: a character has at most three.
-                end -= next((n for n in range(4) if text[end - n] & 0xC0 != 0x80), 0)
-        piece = text[start:end]
-        yield start, piece
-        start += len(piece)
+                end = character_start(text, end)
+        yield start, text[start:end]
+        start = end

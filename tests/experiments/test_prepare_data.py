@@ -1,6 +1,7 @@
 """Preparing text: the same bytes however it is shared out and interrupted, and nothing that is wrong goes unsaid."""
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -21,6 +22,7 @@ from pyarrow import parquet
 from experiments import prepare_data
 from experiments.prepare import run as run_module
 from experiments.prepare import shard_maker
+from experiments.prepare.held_out import document_key
 from experiments.prepare.plan import Settings, make_plan
 from experiments.prepare.run import prepare
 from experiments.training import text as training_text
@@ -128,7 +130,7 @@ def test_a_preparation_that_was_stopped_anywhere_continues_to_the_same_bytes(
     corpus, undisturbed, tmp_path, monkeypatch, documents
 ):
     folder = tmp_path / "prepared"
-    key, seen = shard_maker.document_key, []
+    key, seen = document_key, []
 
     def stop(text):
         seen.append(text)
@@ -245,7 +247,9 @@ def test_a_file_gives_its_documents_in_order_wherever_it_is_divided(
     else:
         write_parquet(folder / "in.parquet", texts, row_group_size=2)
     if not any(texts):
-        with pytest.raises(ValueError, match="nothing is left to train on"):
+        with pytest.raises(
+            ValueError, match="there is nothing to train on: all documents are empty"
+        ):
             run(folder, folder / "out", shard_bytes=shard_bytes, **NOTHING_HELD_OUT)
         return
     run(folder / f"in.{kind}", folder / "out", shard_bytes=shard_bytes, **NOTHING_HELD_OUT)
@@ -261,7 +265,7 @@ def test_a_file_gives_its_documents_in_order_wherever_it_is_divided(
 )
 def test_a_text_is_cut_without_loss_and_replaced_as_a_whole_would_be(pieces, most):
     text = b"".join(pieces)
-    found = list(shard_maker.cut(text, most))
+    found = list(shard_maker.cut(text, 0, len(text), most))
     assert b"".join(piece for _, piece in found) == text
     assert all(0 < len(piece) <= most for _, piece in found)
     assert [text[start : start + len(piece)] for start, piece in found] == [p for _, p in found]
@@ -312,7 +316,7 @@ def test_a_few_documents_give_at_least_one_to_validate_with(tmp_path, workers):
     write(tmp_path / "in", texts)
     run(tmp_path / "in", tmp_path / "out", workers, shard_bytes=100, valid_fraction=1e-9)
     prepared = open_prepared(tmp_path / "out")
-    lowest = min(texts.values(), key=shard_maker.document_key)
+    lowest = min(texts.values(), key=document_key)
     assert [document.text for document in prepared.valid_documents()] == [lowest]
     assert sorted(texts_of(tmp_path / "out")) == sorted(texts.values())
 
@@ -394,10 +398,46 @@ def test_a_setting_that_cannot_work_is_named(flag, value):
         Settings(**{flag: value})
 
 
-def test_all_documents_alike_leave_nothing_to_train_on(tmp_path):
-    write(tmp_path, {"a.jsonl": lines(["same"] * 3)})
-    with pytest.raises(ValueError, match=r"nothing is left to train on.*3 were held out"):
-        run(tmp_path, tmp_path / "out")
+@pytest.mark.parametrize("copies", [1, 3])
+def test_of_a_single_text_and_its_copies_the_tail_is_held_out(tmp_path, copies):
+    text = "".join(f"line {n} é\n" for n in range(200)).encode()
+    write(tmp_path / "in", {f"{n}.txt": text for n in range(copies)})
+    run(tmp_path / "in", tmp_path / "out", shard_bytes=1000, valid_fraction=0.1)
+    prepared = open_prepared(tmp_path / "out")
+    heads = [ByteTokenizer().decode(document[1:]) for document in prepared.documents]
+    tails = [document.text for document in prepared.valid_documents()]
+    assert [head + tail for head, tail in zip(heads, tails, strict=True)] == [text] * copies
+    assert len(set(heads)) == 1
+    assert abs(len(tails[0]) - 0.1 * len(text)) < 4
+    tails[0].decode()
+
+
+@pytest.mark.parametrize("unit", [0, 1, 2])
+@pytest.mark.parametrize(("texts", "makes"), [("aaa", 3), ("aab", 2), ("bba", 2)])
+def test_a_second_thought_that_was_stopped_is_carried_through(
+    tmp_path, monkeypatch, unit, texts, makes
+):
+    # Nothing is held out at first, then the lowest key is, then, without another document, tails.
+    write(tmp_path / "in", {f"{n}.txt": text.encode() * 100 for n, text in enumerate(texts)})
+    changes = {"shard_bytes": 100, "valid_fraction": 1e-2}
+    run(tmp_path / "in", tmp_path / "undisturbed", **changes)
+    make = run_module.make_unit
+    for stop_at in range(makes):
+        seen = collections.Counter()
+
+        def stopping(plan, number, *rest, seen=seen, stop_at=stop_at):
+            if seen[number] == stop_at and number == unit:
+                raise KeyboardInterrupt
+            seen[number] += 1
+            return make(plan, number, *rest)
+
+        folder = tmp_path / f"stopped-{stop_at}"
+        monkeypatch.setattr(run_module, "make_unit", stopping)
+        with contextlib.suppress(KeyboardInterrupt):
+            run(tmp_path / "in", folder, **changes)
+        monkeypatch.setattr(run_module, "make_unit", make)
+        run(tmp_path / "in", folder, **changes)
+        assert contents(folder) == contents(tmp_path / "undisturbed")
 
 
 def command(source, output, *rest):

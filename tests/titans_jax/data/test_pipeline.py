@@ -271,6 +271,8 @@ def test_a_mixture_reads_every_window_of_a_source_once_an_epoch(tmp_path):
     ]
     assert all(len(epoch) == an_epoch for epoch in epochs)
     assert all(epoch == epochs[0] for epoch in epochs)
+    orders = {tuple(map(tuple, few[i : i + an_epoch])) for i in range(0, 10 * an_epoch, an_epoch)}
+    assert len(orders) == 10
 
 
 @pytest.mark.parametrize("before", [0, 1, 7, 40])
