@@ -134,7 +134,7 @@ def describe(file: InputFile, place: int) -> str:
     if kind == JSON_LINES:
         return f"input file {file.name!r}, line {_line_number(file.path, place)}"
     if kind == PARQUET:
-        return f"input file {file.name!r}, row {place}"
+        return f"input file {file.name!r}, row {place} (the first is 0)"
     return f"input file {file.name!r}"
 
 
@@ -149,6 +149,10 @@ def _read_lines(file: InputFile, part: Part, field: str) -> Iterator[RawDocument
             lines.readline()  # the end of a line that begins in the part before
         while (place := lines.tell()) < part.stop:
             line = lines.readline()
+            if not line:
+                raise ValueError(
+                    f"{describe(file, place)}: the file ends here, though it was longer"
+                )
             if not line.strip():
                 continue
             try:

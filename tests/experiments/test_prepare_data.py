@@ -23,12 +23,14 @@ from experiments import prepare_data
 from experiments.prepare import run as run_module
 from experiments.prepare import shard_maker
 from experiments.prepare.held_out import document_key
+from experiments.prepare.inputs import input_file, read_part, split_file
 from experiments.prepare.plan import Settings, make_plan
 from experiments.prepare.run import prepare
 from experiments.training import text as training_text
 from experiments.training.text import Share
 from tests.experiments.tiny_run import tiny_config
 from titans_jax.data.prepared import open_prepared
+from titans_jax.data.sources import SourceFile
 from titans_jax.data.tokenizers import ByteTokenizer
 
 NOTHING_HELD_OUT = {"valid_fraction": 0.0}
@@ -346,11 +348,33 @@ def test_a_line_that_holds_no_document_is_named(tmp_path, content, message, shar
 def test_invalid_utf8_can_be_an_error_that_names_file_and_place(tmp_path):
     write(
         tmp_path,
-        {"a.txt": b"fine", "b.txt": b"ab\xffc", "c.jsonl": b'{"text": "a"}\n{"text": "\xff"}'},
+        {
+            "b.txt": b"ab\xffc",
+            "c.jsonl": b'{"text": "a"}\n{"text": "\xff"}',
+            "long.txt": b"x" * 99 + b"\xff",
+        },
     )
-    for name, message in (("b.txt", "'b.txt': byte 2 "), ("c.jsonl", "'c.jsonl', line 2: byte 0 ")):
-        with pytest.raises(ValueError, match=f"input file {message}of the text is no UTF-8"):
-            run(tmp_path / name, tmp_path / f"out-{name}", invalid_utf8="fail")
+    rows = pa.array([b"fine"] * 7 + [b"a\xff"], pa.binary())
+    write_parquet(tmp_path / "d.parquet", rows, row_group_size=2)
+    for name, message in (
+        ("b.txt", "'b.txt': byte 2"),
+        ("c.jsonl", "'c.jsonl', line 2: byte 0"),
+        ("d.parquet", "'d.parquet', row 7 .the first is 0.: byte 1"),
+        ("long.txt", "'long.txt': byte 99"),
+    ):
+        with pytest.raises(ValueError, match=f"input file {message} of the text is no UTF-8"):
+            run(tmp_path / name, tmp_path / f"out-{name}", invalid_utf8="fail", shard_bytes=50)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
+    path = write(tmp_path, {"a.jsonl": lines(["x" * 20_000] * 9)}) / "a.jsonl"
+    file = input_file(SourceFile("a.jsonl", path))
+    (part,) = split_file(0, file, "text", 1 << 30)
+    documents = read_part(file, part, "text", "text")
+    next(documents)
+    os.truncate(path, 0)
+    with pytest.raises(ValueError, match=r"'a\.jsonl', line"):
+        list(documents)
 
 
 def test_damaged_and_unfit_input_is_named(tmp_path):
