@@ -1,1 +1,1 @@
-"""Preparing text for training: what to read (inputs), in which pieces (plan), and one shard of it (shard_maker)."""
+"""Preparing text for training: what to read (inputs), how it is divided (plan), a shard (shard_maker), all (run)."""
