@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from experiments.training.checkpoints import CheckpointError, Checkpoints
+from experiments.training.config import TrainConfig
+from experiments.training.workdir import open_workdir
 
 BATCH = 8
 
@@ -44,6 +46,11 @@ def main(action: str, folder: str, shape: str, *processes: str) -> None:
     share = share[jax.process_index() :: jax.process_count()]
     batches = iter(share.to_iter_dataset().batch(BATCH // jax.process_count()))
 
+    if action == "save" and processes:
+        try:
+            open_workdir(f"{folder}-{jax.process_index()}", TrainConfig())
+        except OSError as error:
+            print(error)
     if action == "restore_but_second_sees_nothing" and jax.process_index() == 1:
         load = ocp.load_checkpointables
 

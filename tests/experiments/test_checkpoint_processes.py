@@ -37,7 +37,10 @@ def two(action, folder, shape):
 @pytest.mark.slow
 def test_two_processes_save_and_one_restores_on_another_mesh(tmp_path):
     folder = str(tmp_path / "checkpoints")
-    saved = [json.loads(lines[-1]) for lines in two("save", folder, "1,4")]
+    first, second = two("save", folder, "1,4")
+    unshared = "process 1 does not see what process 0 wrote there"  # each had a workdir of its own
+    assert [sum(unshared in line for line in lines) for lines in (first, second)] == [0, 1]
+    saved = [json.loads(first[-1]), json.loads(second[-1])]
     assert saved[0] == saved[1]
     restored = json.loads(result(start("restore", folder, "2,2", 4))[-1])
     for name in ("step", "crc", "following", "shardings"):

@@ -1,0 +1,67 @@
+"""A training that is killed at any moment, while it writes too, ends as if it never had been."""
+
+import random
+import re
+import time
+
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from tests.experiments.killable_program import start
+from tests.experiments.tiny_run import tiny_config
+
+KILLS = 20
+
+
+def finished(run):
+    folder = run / "transformer/checkpoints"
+    steps = folder.iterdir() if folder.exists() else ()
+    return max((int(path.name) for path in steps if path.name.isdigit()), default=0)
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(tmp_path):
+    config = tiny_config(
+        tmp_path, steps=40, checkpoint_every=1, eval_every=0, model__variant="transformer"
+    )
+    straight, broken, programs = (tmp_path / name for name in ("straight", "broken", "programs"))
+    process, _ = start(config, straight, programs, tmp_path / "straight.out")
+    process.join()
+    assert process.exitcode == 0
+    times = [(straight / f"transformer/checkpoints/{step}").stat().st_mtime for step in (39, 40)]
+    step_seconds = times[1] - times[0]
+
+    moments, unfinished, continued = random.Random(0), 0, 0
+    for life in range(KILLS + 1):
+        before, output = finished(broken), tmp_path / f"{life}.out"
+        process, ready = start(config, broken, programs, output)
+        assert ready.recv()
+        if life < KILLS:
+            # Every fourth while it starts, the others after their first checkpoint, in the next steps.
+            while life % 4 and process.is_alive() and finished(broken) == before:
+                time.sleep(step_seconds / 20)
+            time.sleep(moments.uniform(0, 1.5 * step_seconds))
+            process.kill()
+        process.join()
+        said = output.read_text()
+        found = re.search(r"continuing after step (\d+)", said)
+        if found:  # it lived so long: nothing that was finished is lost
+            assert int(found[1]) == before
+            continued += 1
+        assert "damaged" not in said  # what has its name is whole
+        unfinished += "was never finished" in said
+        assert finished(broken) >= before
+    assert process.exitcode == 0
+    assert continued >= KILLS // 2  # the kills came late enough
+    assert unfinished >= 3  # and some while a checkpoint was written
+
+    items = {"params": None, "optimizer": None, "meta": None}
+    last = [
+        ocp.load_checkpointables(run / "transformer/checkpoints/40", items)
+        for run in (straight, broken)
+    ]
+    for item in ("params", "optimizer"):
+        for name, array in last[0][item].items():
+            np.testing.assert_array_equal(array, last[1][item][name], err_msg=f"{item} {name}")
+    assert last[0]["meta"] == last[1]["meta"]
