@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from absl.testing import flagsaver
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 from pyarrow import parquet
@@ -267,6 +267,8 @@ def test_a_file_gives_its_documents_in_order_wherever_it_is_divided(
     ),
     st.integers(8, 40),
 )
+@example(["€".encode()] * 20, 10)
+@example([b"\x80\x80"] * 20, 9)
 def test_a_text_is_cut_without_loss_and_replaced_as_a_whole_would_be(pieces, most):
     text = b"".join(pieces)
     found = list(shard_maker.cut(text, 0, len(text), most))
