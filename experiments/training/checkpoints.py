@@ -69,7 +69,13 @@ class Checkpoints:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint belongs at this step and is not there yet."""
+        """Whether a checkpoint belongs at this step and is not there yet.
+
+        Raises:
+          CheckpointError: the one that was being written could not be. Earlier ones are untouched.
+        """
+        if self._pending is not None and not self._checkpointer.is_saving_in_progress():
+            self.wait()  # takes no time, and says what went wrong now and not at the next checkpoint
         return step not in self.steps and self._checkpointer.should_save(step)
 
     def save(

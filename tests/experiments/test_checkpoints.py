@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import grain
@@ -182,7 +183,11 @@ def test_full_disk_is_said_and_harms_no_earlier_checkpoint(folder, small_files, 
 
     def save():
         checkpoints.save(3, *trees(3), batches(), IDENTITY)
-        checkpoints.wait()  # it is written in the background
+        for step in range(
+            4, 1000
+        ):  # it is written in the background; the next step that asks is told
+            checkpoints.due(step)
+            time.sleep(0.02)
 
     small_files()
     with pytest.raises(
