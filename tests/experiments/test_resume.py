@@ -52,7 +52,7 @@ def run(config, folder, monkeypatch, stop_after=None):
     try:
         run = training.prepare(config, folder)
         ((name, model),) = run.models.items()
-        return training.train(run.config, model, run.text, run.tokenizer, folder / name)
+        return training.train(run.config, model, run.text, run.tokenizer, folder / name, run.layout)
     finally:
         monkeypatch.setattr(training, "make_train_step", make)
 
@@ -124,3 +124,29 @@ def test_other_text_is_refused(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes().replace(b"surprises", b"surprised"))
     with pytest.raises(ValueError, match=r"belongs to something else: text: .* in the checkpoint"):
         run(config, tmp_path / "run", monkeypatch)
+
+
+def test_fine_tuning_starts_with_the_other_run_and_continues_with_its_own(
+    tmp_path, monkeypatch, capsys
+):
+    config = tiny_config(tmp_path, steps=2, model__variant="transformer")
+    first = run(config, tmp_path / "first", monkeypatch)
+    still = {"optimizer__learning_rate": 1e-30, "optimizer__weight_decay": 0.0, "seed": 7}
+    config = tiny_config(
+        tmp_path,
+        steps=2,
+        model__variant="transformer",
+        restore_from=str(tmp_path / "first"),
+        **still,
+    )
+    second = run(config, tmp_path / "second", monkeypatch)
+    assert "first/transformer/checkpoints/2: " in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    again = run(config, tmp_path / "second", monkeypatch, stop_after=0)
+    assert again.valid_bpb == second.valid_bpb
+    with pytest.raises(
+        FileNotFoundError, match=r"config\.restore_from=.*first: no checkpoint there"
+    ):
+        training.prepare(config, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
