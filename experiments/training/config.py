@@ -107,6 +107,9 @@ class TrainConfig:
       eval_batches: validation batches scored during training; the end scores all.
       checkpoint_every: steps between checkpoints; one is always made at the end.
       keep_checkpoints: the newest so many are kept; at least 2, so that a damaged one has one before it.
+      keep_every: checkpoints at multiples of so many steps are kept too; 0 = none.
+      restore_from: start with the parameters of this checkpoint, or of this run's newest, where names match
+        (finetune.py); "" = from scratch.
       data: see DataConfig.
       model: see titans_jax.TitansConfig.
       optimizer: see OptimizerConfig.
@@ -124,6 +127,8 @@ class TrainConfig:
     eval_batches: int = 4
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    restore_from: str = ""
     data: DataConfig = DataConfig()
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -270,7 +275,7 @@ def _check(config: TrainConfig) -> None:
     at_least = {
         "steps": 1, "batch_size": 1, "cpu_devices": 1, "accumulation": 1, "log_every": 1, "eval_every": 0,
         "eval_batches": 1, "checkpoint_every": 1, "keep_checkpoints": 2, "data.sequence_length": 2,
-        "data.valid_bytes": 0, "sample.length": 1, "sample.top_k": 0,
+        "data.valid_bytes": 0, "sample.length": 1, "sample.top_k": 0, "keep_every": 0,
     }  # fmt: skip
     flat = flatten(config)
     for name, least in at_least.items():
@@ -289,6 +294,16 @@ def _check(config: TrainConfig) -> None:
     for name in ("optimizer.weight_decay", "sample.temperature"):
         if not flat[name] >= 0:
             raise ValueError(f"config.{name}={flat[name]}: must not be negative")
+    if config.keep_every % config.checkpoint_every:
+        raise ValueError(
+            f"config.keep_every={config.keep_every}: must be a multiple of "
+            f"config.checkpoint_every={config.checkpoint_every}, or 0"
+        )
+    if config.restore_from and config.baseline:
+        raise ValueError(
+            f"config.restore_from={config.restore_from!r}: the baseline would still start from scratch; compare "
+            "nothing, config.baseline=False"
+        )
     if config.batch_size % config.accumulation:
         divisors = [n for n in range(1, config.batch_size + 1) if config.batch_size % n == 0]
         raise ValueError(
