@@ -1,7 +1,7 @@
 """Trains on Kubernetes (GKE) with XPK: creates the cluster, builds an image of the last commit, starts the workload.
 
     python -m experiments.launch.xpk create --cluster=titans --name=mag --zone=us-west4-a --tpu_type=v5litepod-16 \\
-        --capacity=spot --image=us-west4-docker.pkg.dev/PROJECT/titans/train \\
+        --capacity=spot --image=REGISTRY/train \\
         --config=experiments/configs/titans_340m.py --workdir=gs://BUCKET/mag
 
 `resume` takes the same flags and starts the workload again, with a new image. `delete` deletes the cluster, which ends
@@ -34,7 +34,7 @@ class Workload:
       name: of the workload.
       zone: where, such as "us-west4-a".
       tpu_type: generation and size of a slice, such as "v5litepod-16".
-      image: where the container image is kept, such as "us-west4-docker.pkg.dev/PROJECT/titans/train".
+      image: where the container image is kept, such as "REGISTRY/train", without a tag.
       capacity: "spot", "on-demand", or the name of a reservation.
       num_slices: slices that train together.
       project: whose; "" = the one that gcloud is set to.
