@@ -21,17 +21,20 @@ from flax import nnx
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from experiments.training import parameters, report
-from experiments.training.checkpoints import Checkpoints
+from experiments.training import finetune, parameters, report
+from experiments.training.checkpoints import CheckpointError, Checkpoints
 from experiments.training.config import TrainConfig, parse_flags, train_config
-from experiments.training.devices import data_parallel, split_cpu
+from experiments.training.devices import split_cpu
+from experiments.training.mesh import Layout, check_layout, make_layout
 from experiments.training.metrics import MetricsLog
 from experiments.training.optimizer import learning_rate_schedule, make_optimizer
+from experiments.training.processes import is_first, join_processes, say
 from experiments.training.step import (
     evaluate,
     init_params,
     make_eval_step,
     make_train_step,
+    place,
     split_model,
 )
 from experiments.training.text import Text, load_text, train_batches, valid_batches
@@ -55,7 +58,12 @@ class Trained(NamedTuple):
 
 
 def train(
-    config: TrainConfig, model: TitansConfig, text: Text, tokenizer: Tokenizer, folder: Path
+    config: TrainConfig,
+    model: TitansConfig,
+    text: Text,
+    tokenizer: Tokenizer,
+    folder: Path,
+    layout: Layout,
 ) -> Trained:
     """Trains one model to config.steps, from its last checkpoint if there is one.
 
@@ -65,6 +73,7 @@ def train(
       text: to train on and to validate with.
       tokenizer: of the text; checkpoints remember which.
       folder: for checkpoints, metrics and the parameter table.
+      layout: where everything lies.
 
     Raises:
       ValueError: the checkpoints are of another tokenizer or text, or all are damaged.
@@ -73,28 +82,36 @@ def train(
     # Model, optimizer, data.
     folder.mkdir(parents=True, exist_ok=True)
     graphdef, shapes = split_model(model)
-    (folder / "parameters.txt").write_text(parameters.table(shapes), encoding="utf-8")
     optimizer = make_optimizer(config.optimizer, config.steps)
-    devices = data_parallel(config.batch_size // config.accumulation)
-    params = devices.replicate(init_params(model, config.seed))
-    opt_state = devices.replicate(optimizer.init(params))
-    batches = train_batches(config, text)
-    train_step = devices.in_turn(make_train_step(graphdef, optimizer, config.accumulation))
-    eval_step = devices.in_turn(make_eval_step(graphdef))
+    placed = place(layout.mesh, shapes, optimizer)
+    if is_first():
+        table = parameters.table(shapes, placed.params)
+        (folder / "parameters.txt").write_text(table, encoding="utf-8")
+    params = init_params(model, config.seed, placed.params)
+    opt_state = jax.jit(optimizer.init, out_shardings=placed.opt_state)(params)
+    batches = train_batches(config, text, layout.reads())
+    train_step = layout.in_turn(make_train_step(graphdef, optimizer, config.accumulation, placed))
+    eval_step = layout.in_turn(make_eval_step(graphdef))
     tokens_per_byte = text.train.target_tokens / text.train.target_bytes
 
     # Kernels find the mesh in their context. The stack is closed however the run ends: a checkpoint being
     # written is finished.
-    with jax.set_mesh(devices.mesh), contextlib.ExitStack() as stack:
+    with jax.set_mesh(layout.mesh), contextlib.ExitStack() as stack:
         # Where the last run stopped.
         checkpoints = Checkpoints(
-            folder / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints
+            folder / "checkpoints",
+            every=config.checkpoint_every,
+            keep=config.keep_checkpoints,
+            keep_every=config.keep_every,
         )
         stack.callback(checkpoints.close)
         identity = {"tokenizer": tokenizer.fingerprint(), "text": text.fingerprint}
         start_step, params, opt_state = checkpoints.restore(params, opt_state, batches, identity)
         if start_step:
-            print(f"{model.variant}: continuing after step {start_step}", flush=True)
+            say(f"{model.variant}: continuing after step {start_step}")
+        elif config.restore_from:
+            known = {"tokenizer": identity["tokenizer"]}
+            params = finetune.start_from(finetune.match(config.restore_from, params, known), params)
         log = MetricsLog(
             folder,
             name=model.variant,
@@ -109,13 +126,15 @@ def train(
 
         # The loop. Metrics are one step late; what is pending is written before a validation or a checkpoint.
         for step in range(start_step + 1, config.steps + 1):
-            params, opt_state, metrics = train_step(params, opt_state, devices.share(next(batches)))
+            params, opt_state, metrics = train_step(params, opt_state, layout.share(next(batches)))
             log.push(step, metrics)
             last = step == config.steps
             if config.eval_every and step % config.eval_every == 0 and not last:
                 log.flush()
-                some = itertools.islice(valid_batches(config, text), config.eval_batches)
-                nats, tokens = evaluate(eval_step, params, map(devices.share, some))
+                some = itertools.islice(
+                    valid_batches(config, text, layout.reads()), config.eval_batches
+                )
+                nats, tokens = evaluate(eval_step, params, map(layout.share, some))
                 log.validation(step, nats / tokens / math.log(2) * tokens_per_byte)
             if last or checkpoints.due(step):
                 log.flush()  # a loss that is not finite stops the run here, before it is saved
@@ -123,7 +142,9 @@ def train(
                 log.pause()
 
         # The score: every validation token once, per byte of the text they spell.
-        nats, _ = evaluate(eval_step, params, map(devices.share, valid_batches(config, text)))
+        nats, _ = evaluate(
+            eval_step, params, map(layout.share, valid_batches(config, text, layout.reads()))
+        )
         valid_bpb = nats / math.log(2) / text.valid.target_bytes
         if (
             log.records[-1].get("valid_bpb") != valid_bpb
@@ -140,6 +161,7 @@ class Run(NamedTuple):
     tokenizer: Tokenizer
     text: Text
     models: dict[str, TitansConfig]  # by variant: the config's own, then its baseline
+    layout: Layout
 
 
 def prepare(config: TrainConfig, folder: Path) -> Run:
@@ -150,21 +172,25 @@ def prepare(config: TrainConfig, folder: Path) -> Run:
       folder: the workdir.
 
     Raises:
-      ValueError, FileNotFoundError: see `load_tokenizer`, `load_text`, `make_pipeline`, `data_parallel`,
+      ValueError, FileNotFoundError: see `load_tokenizer`, `load_text`, `make_pipeline`, `check_layout`,
         `transformer_like`, `open_workdir`.
     """
     tokenizer = load_tokenizer(config.data.tokenizer)
     model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     config = dataclasses.replace(config, model=model)
+    layout = make_layout(config.mesh)
+    check_layout(config, layout.mesh)
     text = load_text(config, tokenizer)
-    train_batches(config, text)  # both only to say what does not fit
-    valid_batches(config, text)
-    data_parallel(config.batch_size // config.accumulation)
+    train_batches(config, text, layout.reads())  # both only to say what does not fit
+    valid_batches(config, text, layout.reads())
     models: dict[str, TitansConfig] = {model.variant: model}
     if config.baseline and model.variant != "transformer":
         models["transformer"] = parameters.transformer_like(model)
+    if config.restore_from and not (folder / "config.json").exists():  # a new run
+        shapes, known = split_model(model)[1], {"tokenizer": tokenizer.fingerprint()}
+        finetune.match(config.restore_from, shapes, known)  # only to say what does not fit
     open_workdir(folder, config)
-    return Run(config, folder, tokenizer, text, models)
+    return Run(config, folder, tokenizer, text, models, layout)
 
 
 def execute(run: Run) -> dict[str, float]:
@@ -178,14 +204,14 @@ def execute(run: Run) -> dict[str, float]:
     source = config.data.path
     if source == "stdlib":
         source = "the Python standard library's own sources (--config.data.path=DIR_OR_FILE for any other text)"
-    print(f"text: {source}")
-    print(f"{text.train.target_bytes:,} bytes to train on, {text.valid.target_bytes:,} held out")
+    say(f"text: {source}")
+    say(f"{text.train.target_bytes:,} bytes to train on, {text.valid.target_bytes:,} held out")
     counts = {name: parameters.count(split_model(model)[1]) for name, model in run.models.items()}
     for name, number in counts.items():
-        print(f"{name}: {number:,} parameters ({run.folder}/{name}/parameters.txt)", flush=True)
+        say(f"{name}: {number:,} parameters ({run.folder}/{name}/parameters.txt)")
 
     trained = {
-        name: train(config, model, text, run.tokenizer, run.folder / name)
+        name: train(config, model, text, run.tokenizer, run.folder / name, run.layout)
         for name, model in run.models.items()
     }
 
@@ -194,13 +220,15 @@ def execute(run: Run) -> dict[str, float]:
     scores["order-0 entropy"] = order0_bits_per_byte(text.valid_bytes)
     scores["lzma"] = lzma_bits_per_byte(text.valid_bytes)
     records = {name: result.records for name, result in trained.items()}
-    sample = _sample(config, jax.device_put(trained[own].params, jax.devices()[0]), run.tokenizer)
+    whole = run.layout.gather(trained[own].params)  # every process takes part
+    if not is_first():
+        return scores
+    sample = _sample(config, whole, run.tokenizer)
     report.write_report(run.folder, scores, counts, records, sample)
-    print(
+    say(
         f"valid_bpb={scores[own]:.4f} order0_bpb={scores['order-0 entropy']:.4f} "
         f"lzma_bpb={scores['lzma']:.4f} transformer_bpb={scores.get('transformer', math.nan):.4f} "
-        f"seconds={time.perf_counter() - started:.0f}",
-        flush=True,
+        f"seconds={time.perf_counter() - started:.0f}"
     )
     return scores
 
@@ -219,14 +247,18 @@ def main(argv: Sequence[str]) -> None:
     """Reads the flags and runs; what a user can get wrong ends in one message, not a traceback."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
-    logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches; what matters is raised
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every file it touches; what matters is raised
     try:
         config = train_config(_CONFIG.value)
         split_cpu(config.cpu_devices)
+        join_processes(config)
         prepared = prepare(config, Path(_WORKDIR.value))
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
-    execute(prepared)
+    try:
+        execute(prepared)
+    except CheckpointError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

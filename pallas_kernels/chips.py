@@ -3,6 +3,10 @@
 Peak FLOP/s, HBM bandwidth, cores per chip and the number and width of a core's matrix units are Google's
 published figures (``source`` of each chip); the VMEM sizes and the widths are also in JAX's own
 ``jax/_src/pallas/mosaic/tpu_info.py``; asked for more VMEM than there is, libtpu's compiler names its size.
+HBM capacities and interconnect rates are published there too, the latter one way: half of what Google calls
+bidirectional. v4 has six links of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433); its data-centre network is
+not published per chip, and v5p's is taken.
+
 Clocks follow from the peak. A unit of width w holds a [w, w] operand and multiplies ``rows_per_cycle`` rows by
 it in a cycle: one on v4 and v5. On v6e and TPU7x it is two: the published peak of v6e over two 256-wide units
 at one row would be a clock of 3.5 GHz, and libtpu's own estimate of a large matmul (8192^3 in 2.98 million
@@ -30,6 +34,10 @@ class Chip:
         hbm: bytes per second of the chip.
         vmem: bytes of VMEM of a core.
         kinds: ``device_kind`` of its devices.
+        hbm_bytes: HBM capacity of the chip.
+        interconnect: bytes per second that the chip sends over all its links together.
+        dimensions: of the torus that the links form, two links for each.
+        network: bytes per second that the chip sends over the data-centre network, between slices.
         source: where peak, hbm, cores and units are published.
     """
 
@@ -43,6 +51,10 @@ class Chip:
     hbm: float
     vmem: int
     kinds: tuple[str, ...]
+    hbm_bytes: int
+    interconnect: float
+    dimensions: int
+    network: float
     source: str
 
     @property
@@ -87,17 +99,22 @@ class Chip:
 
 
 LANES = 128
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 
 # fmt: off
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 2, 1, 4, 128, 1, 275e12, 1228e9, 16 * MIB, ("TPU v4",), GOOGLE + "v4"),
-        Chip("v5e", 1, 1, 4, 128, 1, 197e12, 819e9, 128 * MIB, ("TPU v5e", "TPU v5 lite"), GOOGLE + "v5e"),
-        Chip("v5p", 2, 2, 4, 128, 1, 459e12, 2765e9, 64 * MIB, ("TPU v5p", "TPU v5"), GOOGLE + "v5p"),
-        Chip("v6e", 1, 1, 2, 256, 2, 918e12, 1640e9, 128 * MIB, ("TPU v6e", "TPU v6 lite"), GOOGLE + "v6e"),
-        Chip("TPU7x", 2, 1, 2, 256, 2, 2307e12, 7380e9, 64 * MIB, ("TPU7x", "TPU7"), GOOGLE + "tpu7x"),
+        Chip("v4", 2, 1, 4, 128, 1, 275e12, 1228e9, 16 * MIB, ("TPU v4",),
+             32 * GIB, 300e9, 3, 6.25e9, GOOGLE + "v4"),
+        Chip("v5e", 1, 1, 4, 128, 1, 197e12, 819e9, 128 * MIB, ("TPU v5e", "TPU v5 lite"),
+             16 * GIB, 200e9, 2, 3.125e9, GOOGLE + "v5e"),
+        Chip("v5p", 2, 2, 4, 128, 1, 459e12, 2765e9, 64 * MIB, ("TPU v5p", "TPU v5"),
+             95 * GIB, 600e9, 3, 6.25e9, GOOGLE + "v5p"),
+        Chip("v6e", 1, 1, 2, 256, 2, 918e12, 1640e9, 128 * MIB, ("TPU v6e", "TPU v6 lite"),
+             32 * GIB, 400e9, 2, 12.5e9, GOOGLE + "v6e"),
+        Chip("TPU7x", 2, 1, 2, 256, 2, 2307e12, 7380e9, 64 * MIB, ("TPU7x", "TPU7"),
+             192 * GIB, 600e9, 3, 12.5e9, GOOGLE + "tpu7x"),
     )
 }
 # fmt: on

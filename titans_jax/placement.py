@@ -9,10 +9,12 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
-#: Mesh axes over which sequences and heads are shared out.
-BATCH_AXES, HEAD_AXES = ("data", "fsdp"), ("tensor",)
+from titans_jax.typing import Array
+
+#: Mesh axes over which sequences, their tokens, and heads are shared out.
+BATCH_AXES, SEQUENCE_AXIS, HEAD_AXES = ("data", "fsdp"), "sequence", ("tensor",)
 
 
 def target_platform() -> str:
@@ -54,15 +56,63 @@ def kernel_shares(sequences: int, heads: int) -> Shares | None:
         sequences: of the whole batch.
         heads: of all devices together.
     """
+    free = free_axes()
+    if math.prod(free.values()) == 1:
+        return None
+    return Shares(
+        set(free), _dividing(free, BATCH_AXES, sequences), _dividing(free, HEAD_AXES, heads)
+    )
+
+
+def free_axes() -> dict[str, int]:
+    """Sizes of the axes of the mesh in context that no enclosing ``jax.shard_map`` holds."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    free = [name for name, kind in kinds if kind != AxisType.Manual]
-    if math.prod(mesh.shape[name] for name in free) == 1:
-        return None
+    return {name: mesh.shape[name] for name, kind in kinds if kind != AxisType.Manual}
 
-    def dividing(names: tuple[str, ...], size: int) -> tuple[str, ...] | None:
-        present = tuple(name for name in names if name in free)
-        whole = size % math.prod(mesh.shape[name] for name in present) == 0
-        return present if present and whole else None
 
-    return Shares(set(free), dividing(BATCH_AXES, sequences), dividing(HEAD_AXES, heads))
+def by_sequences(x: Array) -> Array:
+    """Tells the compiler that ``[B, ...]`` is shared out by sequences and whole otherwise.
+
+    It then gathers parameters where they are used instead of exchanging activations. Nothing is said without a
+    mesh, or where its axes do not divide B.
+    """
+    free = free_axes()
+    axes = _dividing(free, BATCH_AXES, x.shape[0])
+    if axes is None or math.prod(free.values()) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
+def by_heads(x: Array, axis: int) -> Array:
+    """`by_sequences` for ``[B, ...]`` with heads along an axis, which are shared out too.
+
+    Args:
+        x: array.
+        axis: of the heads.
+    """
+    free = free_axes()
+    if math.prod(free.values()) == 1:
+        return x
+    spec: list[tuple[str, ...] | None] = [None] * (axis + 1)
+    spec[0] = _dividing(free, BATCH_AXES, x.shape[0])
+    spec[axis] = _dividing(free, HEAD_AXES, x.shape[axis])
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def gathered(table: Array) -> Array:
+    """Tells the compiler that a table ``[V, D]`` has whole rows where it is used, its rows over the heads' axis.
+
+    A lookup in rows that are cut would make it exchange what was looked up, and its gradient, instead.
+    """
+    free = free_axes()
+    if math.prod(free.values()) == 1:
+        return table
+    rows = _dividing(free, HEAD_AXES, table.shape[0])
+    return jax.lax.with_sharding_constraint(table, PartitionSpec(rows))
+
+
+def _dividing(free: dict[str, int], names: tuple[str, ...], size: int) -> tuple[str, ...] | None:
+    present = tuple(name for name in names if name in free)
+    whole = size % math.prod(free[name] for name in present) == 0
+    return present if present and whole else None

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
 COLOURS = {"lmm": "C0", "mac": "C1", "mag": "C2", "mal": "C3", "transformer": "0.4"}
-STYLES = {
+STYLES: dict[str, Any] = {
     "learning": "-",
     "frozen": ":",
     "frozen late": "-.",

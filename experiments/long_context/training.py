@@ -23,10 +23,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.configs import long_context
 from experiments.training.config import TrainConfig, train_config
-from experiments.training.devices import data_parallel, split_cpu
+from experiments.training.devices import split_cpu
+from experiments.training.mesh import check_layout, make_layout
 from experiments.training.optimizer import make_optimizer
 from experiments.training.step import init_params, split_model
 from titans_jax.data.tokenizers import ByteTokenizer
+from titans_jax.placement import BATCH_AXES
 
 #: Windows that a lane reads on average before it starts anew.
 MEAN_WINDOWS = 64
@@ -64,11 +66,12 @@ def train(config: TrainConfig, ids: np.ndarray) -> tuple[Any, list[float]]:
     Full attention keeps no state of one size: its lanes start anew with every window.
     """
     split_cpu(config.cpu_devices)
-    devices = data_parallel(config.batch_size)
+    layout = make_layout(config.mesh)
+    check_layout(config, layout.mesh)
     graphdef, _ = split_model(config.model)
     optimizer = make_optimizer(config.optimizer, config.steps)
     carries = config.model.variant != "transformer"
-    lanes = NamedSharding(devices.mesh, PartitionSpec(None, *devices.batch.spec))
+    lanes = NamedSharding(layout.mesh, PartitionSpec(None, BATCH_AXES))
 
     def fresh(params: Any) -> Any:
         return nnx.merge(graphdef, params).init_state(config.batch_size) if carries else None
@@ -91,14 +94,14 @@ def train(config: TrainConfig, ids: np.ndarray) -> tuple[Any, list[float]]:
         state = jax.lax.with_sharding_constraint(state, lanes)
         return optax.apply_updates(params, updates), opt_state, state, value
 
-    params = devices.replicate(init_params(config.model, config.seed))
-    opt_state = devices.replicate(optimizer.init(params))
+    params = layout.replicate(init_params(config.model, config.seed))
+    opt_state = layout.replicate(optimizer.init(params))
     state = jax.device_put(jax.jit(fresh)(params), lanes)
     losses, began = [], time.perf_counter()
     batches = windows(ids, config.batch_size, config.data.sequence_length, config.seed)
-    with jax.set_mesh(devices.mesh):
+    with jax.set_mesh(layout.mesh):
         for number in range(1, config.steps + 1):
-            batch = devices.share(next(batches))
+            batch = layout.share(next(batches))
             params, opt_state, state, value = step(params, opt_state, state, batch)
             losses.append(float(value))
             if number % 50 == 0 or number == config.steps:

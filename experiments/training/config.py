@@ -75,6 +75,23 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices of all processes share out a run (mesh.py); the sizes multiply to their number.
+
+    Attributes:
+      data: copies of the model, each for a part of the batch; 0 = as many as the other axes leave.
+      fsdp: parts of the batch too, with parameters and optimizer state shared out; 0 likewise, then data must be given.
+      sequence: parts of every sequence's tokens.
+      tensor: parts of the heads and of hidden features.
+    """
+
+    data: int = 0
+    fsdp: int = 1
+    sequence: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class SampleConfig:
     """The text generated at the end of a run.
 
@@ -99,7 +116,8 @@ class TrainConfig:
       seed: of the parameters and of the data order.
       steps: optimizer steps; the learning-rate schedule spans them.
       batch_size: sequences per optimizer step.
-      cpu_devices: on a CPU, so many devices share the batch; best the number of cores.
+      cpu_devices: on a CPU, so many devices share the work of each process; best the number of cores.
+      distributed: this is one of several processes, which find each other as `jax.distributed.initialize` says.
       accumulation: the batch is processed in this many equal parts, one after another.
       baseline: also train a Transformer++ of equal parameters on the same batches.
       log_every: steps between console lines.
@@ -113,6 +131,7 @@ class TrainConfig:
       data: see DataConfig.
       model: see titans_jax.TitansConfig.
       optimizer: see OptimizerConfig.
+      mesh: see MeshConfig.
       sample: see SampleConfig.
     """
 
@@ -120,6 +139,7 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 8
     cpu_devices: int = 1
+    distributed: bool = False
     accumulation: int = 1
     baseline: bool = True
     log_every: int = 10
@@ -132,6 +152,7 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
     sample: SampleConfig = SampleConfig()
 
     def __post_init__(self) -> None:
@@ -146,6 +167,11 @@ def default_config() -> ConfigDict:
     config = ConfigDict(_as_flags(TrainConfig(), ""))
     config.lock()
     return config
+
+
+def set_model(config: ConfigDict, model: TitansConfig) -> None:
+    """Sets config.model to a model's fields, such as a preset's."""
+    config.model.update(_as_flags(model, "model."))
 
 
 def train_config(config: ConfigDict) -> TrainConfig:
@@ -207,6 +233,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _load_config(path: str) -> ConfigDict:
+    path, colon, argument = path.partition(":")  # file.py:argument of get_config
     if not Path(path).is_file():
         near = difflib.get_close_matches(
             path, map(str, Path(path).parent.glob("*.py")), n=3, cutoff=0.3
@@ -221,7 +248,7 @@ def _load_config(path: str) -> ConfigDict:
         raise ValueError(f"--config={path}: not a Python file; it must define get_config()")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(argument) if colon else module.get_config()
 
 
 def _nearest(name: str, fields: Sequence[str]) -> str:
@@ -275,7 +302,8 @@ def _check(config: TrainConfig) -> None:
     at_least = {
         "steps": 1, "batch_size": 1, "cpu_devices": 1, "accumulation": 1, "log_every": 1, "eval_every": 0,
         "eval_batches": 1, "checkpoint_every": 1, "keep_checkpoints": 2, "data.sequence_length": 2,
-        "data.valid_bytes": 0, "sample.length": 1, "sample.top_k": 0, "keep_every": 0,
+        "data.valid_bytes": 0, "sample.length": 1, "sample.top_k": 0, "mesh.data": 0, "mesh.fsdp": 0,
+        "mesh.sequence": 1, "mesh.tensor": 1, "keep_every": 0,
     }  # fmt: skip
     flat = flatten(config)
     for name, least in at_least.items():
@@ -309,6 +337,10 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(
             f"config.accumulation={config.accumulation}: must divide config.batch_size={config.batch_size}; "
             f"one of {divisors}"
+        )
+    if not config.mesh.data and not config.mesh.fsdp:
+        raise ValueError(
+            "config.mesh.data=0 and config.mesh.fsdp=0: only one of them can be what the other axes leave"
         )
     if config.data.packing not in ("stream", "documents"):
         raise ValueError(

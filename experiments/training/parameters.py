@@ -16,25 +16,34 @@ def count(params: PyTree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
-def table(params: PyTree) -> str:
-    """Returns one line per parameter: name, shape, type, number, and whether weight decay applies."""
-    rows = [("parameter", "shape", "type", "number", "decay")]
-    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+def table(params: PyTree, placed: PyTree) -> str:
+    """Returns one line per parameter: name, shape, type, number, whether weight decay applies, and the mesh axes.
+
+    Args:
+      params: arrays or shapes.
+      placed: their shardings.
+    """
+    rows = [("parameter", "shape", "type", "number", "decay", "shared out over")]
+    where = jax.tree.leaves(placed)
+    for (path, x), sharding in zip(
+        jax.tree_util.tree_flatten_with_path(params)[0], where, strict=True
+    ):
         name = path_name(path)
         decay = "yes" if decays(name, x.ndim) else "no"
-        rows.append(
-            (name, "x".join(map(str, x.shape)), str(x.dtype), f"{math.prod(x.shape):,}", decay)
-        )
-    rows.append(("total", "", "", f"{count(params):,}", ""))
+        held = [a for a in sharding.spec if a is not None and sharding.mesh.shape[a] > 1]
+        shape, number = "x".join(map(str, x.shape)), f"{math.prod(x.shape):,}"
+        rows.append((name, shape, str(x.dtype), number, decay, ", ".join(held)))
+    rows.append(("total", "", "", f"{count(params):,}", "", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for name, shape, dtype, number, decay in rows:
+    for name, shape, dtype, number, decay, axes in rows:
         cells = (
             name.ljust(widths[0]),
             shape.ljust(widths[1]),
             dtype.ljust(widths[2]),
             number.rjust(widths[3]),
-            decay,
+            decay.ljust(widths[4]),
+            axes,
         )
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 """The training step and the validation loss: pure functions over a model that was split once.
 
-A model is (graphdef, params): `graphdef` is static, `params` a nested dict of arrays. No loop holds a module.
+A model is (graphdef, params): `graphdef` is static, `params` a nested dict of arrays. No loop holds a module. Where
+parameters, gradients and the optimizer's state lie is part of the step; where the batch lies is said by the batch.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
+from experiments.training.sharding import shardings
 from titans_jax import Titans, TitansConfig
 from titans_jax.models.loss import next_token_loss
 
@@ -33,19 +36,45 @@ def split_model(config: TitansConfig) -> tuple[nnx.GraphDef, PyTree]:
     return graphdef, nnx.to_pure_dict(state)
 
 
-def init_params(config: TitansConfig, seed: int) -> PyTree:
-    """Returns fresh parameters as a nested dict of float32 arrays."""
+def init_params(config: TitansConfig, seed: int, placed: PyTree = None) -> PyTree:
+    """Returns fresh parameters as a nested dict of float32 arrays; the same numbers wherever they lie.
 
-    @jax.jit
+    Args:
+      config: of the model.
+      seed: of the parameters.
+      placed: their shardings: each device makes its own part. None: all on one device.
+    """
+
     def init(key: Array) -> PyTree:
         return nnx.to_pure_dict(nnx.split(Titans(config, rngs=nnx.Rngs(key)))[1])
 
-    return init(jax.random.key(seed))
+    return jax.jit(init, out_shardings=placed)(jax.random.key(seed))
+
+
+class Placed(NamedTuple):
+    """Shardings of a training state's parts."""
+
+    params: PyTree
+    opt_state: PyTree
+
+
+def place(mesh: Mesh, shapes: PyTree, optimizer: optax.GradientTransformation) -> Placed:
+    """Where parameters and the optimizer's state lie (sharding.py).
+
+    Args:
+      mesh: the run's.
+      shapes: of the parameters.
+      optimizer: any optax transformation.
+    """
+    return Placed(shardings(shapes, mesh), shardings(jax.eval_shape(optimizer.init, shapes), mesh))
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, accumulation: int
-) -> Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree, StepMetrics]]:
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    accumulation: int,
+    placed: Placed | None = None,
+) -> Any:
     """Returns the jitted step (params, optimizer_state, batch) -> (params, optimizer_state, metrics).
 
     Parameters and optimizer state are donated: the update happens in place.
@@ -53,6 +82,7 @@ def make_train_step(
     Args:
       graphdef: the model's static part.
       optimizer: any optax transformation.
+      placed: where parameters and optimizer state lie, before and after; None: where they come.
       accumulation: the batch is cut into this many equal parts, gradients summed over a `lax.scan`; parts are
         weighted by the tokens that count in them, so the result is the gradient of the whole batch's mean loss.
     """
@@ -86,11 +116,16 @@ def make_train_step(
             loss, _, grads = loss_and_grads(params, batch)
         else:
             loss, grads = accumulated(params, batch)
+        if (
+            placed is not None
+        ):  # summed into the part that each device keeps, not whole on every one
+            grads = jax.lax.with_sharding_constraint(grads, placed.params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         return params, opt_state, StepMetrics(loss, optax.tree.norm(grads))
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    results = None if placed is None else (placed.params, placed.opt_state, None)
+    return jax.jit(step, donate_argnums=(0, 1), out_shardings=results)
 
 
 def make_eval_step(graphdef: nnx.GraphDef) -> Callable[[PyTree, Batch], tuple[Array, Array]]:

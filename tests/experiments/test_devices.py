@@ -13,11 +13,13 @@ from tests.tolerances import OUTPUT_F32
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
-from experiments.training.devices import data_parallel, split_cpu
+from experiments.training.config import MeshConfig
+from experiments.training.devices import split_cpu
+from experiments.training.mesh import make_layout
 
 count = int(sys.argv[1])
 split_cpu(count)
-devices = data_parallel(4)
+devices = make_layout(MeshConfig())
 batch = {"x": np.linspace(-1, 1, 4 * 32 * 16, dtype=np.float32).reshape(4, 32, 16)}
 
 def loss(w, batch):

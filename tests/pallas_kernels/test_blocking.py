@@ -141,7 +141,7 @@ class TestBudget:
 
 class TestChoices:
     #: Both resources at one unit per second: times are flops / UTILISATION and bytes.
-    CHIP = Chip("unit", 1, 1, 1, 128, 1, 1.0, 1.0, 2**30, (), "")
+    CHIP = Chip("unit", 1, 1, 1, 128, 1, 1.0, 1.0, 2**30, (), 2**30, 1.0, 1, 1.0, "")
 
     def test_bound_by_compute_saves_every_chunk(self):
         cost = StepCost(10**9, 5 * 10**8, 3 * 10**9, 0, 0)

@@ -1,8 +1,8 @@
 """Streams: what a model keeps of the tokens read so far, and how more tokens are read in fixed memory.
 
-A prompt of any length is cut into blocks of a few fixed sizes, so that nothing compiles again when it is longer: first
-blocks of ``block`` tokens, then of a chunk (MAC: a segment), then ever fewer down to single tokens. The host holds
-one block at a time; the device holds the stream, which is updated in place.
+A prompt of any length is cut into blocks of a few fixed sizes, so that nothing compiles again when it is longer: small
+ones up to the next chunk's (MAC: segment's) start, then blocks of ``block`` tokens, of a chunk, and ever fewer down to
+single tokens. The host holds one block at a time; the device holds the stream, which is updated in place.
 
 Sequences of a batch may have different lengths. Each takes its own blocks; where one has no block of the running size
 left, it keeps its stream while the others go on. So every sequence is read exactly as it would be alone.
@@ -289,24 +289,37 @@ class _Reader:
     def blocks(self) -> Iterator[tuple[np.ndarray, Any]]:
         """Per block which sequences it moved on, and the losses."""
         unit = alignment(self.config)
+        # Up to its chunk's start first, in small blocks: from there on whole chunks are read, by a shorter way.
+        left = -self.length % unit
+        for size in (size for size in self.sizes if size < unit):
+            while (active := self._active(size) & (left >= size)).any():
+                left[active] -= size
+                yield self._read(active, size)
         for size in self.sizes:
-            while (active := np.array([s.holds(size) for s in self.sources])).any():
-                tokens = np.zeros((len(self.sources), size), np.int32)
-                for row in np.flatnonzero(active):
-                    tokens[row] = self.sources[row].take(size)
-                # Only where it can skip a part of a chunk is a promise worth a compilation.
-                aligned = size >= unit > 1 and not (self.length[active] % unit).any()
-                self.stream, losses = read_block(
-                    self.graphdef,
-                    self.params,
-                    self.stream,
-                    tokens,
-                    None if active.all() else active,
-                    aligned=aligned,
-                    **self.options,
-                )
-                self.length[active] += size
-                yield active, losses
+            while (active := self._active(size)).any():
+                yield self._read(active, size)
+
+    def _active(self, size: int) -> Bool[np.ndarray, "B"]:
+        return np.array([source.holds(size) for source in self.sources])
+
+    def _read(self, active: Bool[np.ndarray, "B"], size: int) -> tuple[np.ndarray, Any]:
+        unit = alignment(self.config)
+        tokens = np.zeros((len(self.sources), size), np.int32)
+        for row in np.flatnonzero(active):
+            tokens[row] = self.sources[row].take(size)
+        # Only where it can skip a part of a chunk is a promise worth a compilation.
+        aligned = size >= unit > 1 and not (self.length[active] % unit).any()
+        self.stream, losses = read_block(
+            self.graphdef,
+            self.params,
+            self.stream,
+            tokens,
+            None if active.all() else active,
+            aligned=aligned,
+            **self.options,
+        )
+        self.length[active] += size
+        return active, losses
 
 
 class _Source:

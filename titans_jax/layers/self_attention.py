@@ -14,6 +14,7 @@ from titans_jax.layers.attention import (
     sliding_window_attention,
 )
 from titans_jax.layers.linear import linear
+from titans_jax.placement import by_heads
 from titans_jax.typing import Array, Bool, Float
 
 
@@ -45,7 +46,8 @@ class AttentionProjections(nnx.Module):
         return self._split(self.key(x)), self._split(self.value(x))
 
     def _split(self, x: Float[Array, "... D"]) -> Float[Array, "... H K"]:
-        return x.reshape(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads)
+        heads = x.reshape(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads)
+        return by_heads(heads, 2) if heads.ndim == 4 else heads
 
 
 class SelfAttention(nnx.Module):

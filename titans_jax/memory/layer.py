@@ -25,6 +25,7 @@ from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
 from titans_jax.memory.gates import Gates, gates_from_logits
 from titans_jax.memory.networks import MLPNetwork, network_function
 from titans_jax.memory.state import MemoryState, fresh_state, skip_tokens
+from titans_jax.placement import by_heads, by_sequences
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
 #: Initial gate biases: alpha = 1.2e-4, eta = 0.5, theta half its range. Forgetting must start slower than
@@ -98,7 +99,7 @@ class HeadProjection(nnx.Module):
         y = self.linear(x)
         if self.conv is not None:
             y, tail = self.conv(y, tail, reset, mask)
-        y = jax.nn.silu(y).reshape(*x.shape[:2], self.num_heads, -1)
+        y = by_heads(jax.nn.silu(y).reshape(*x.shape[:2], self.num_heads, -1), 2)
         return (l2_normalise(y) if self.normalise else y), tail
 
 
@@ -342,6 +343,14 @@ class NeuralMemory(nnx.Module):
         freeze: bool = False,
         return_diagnostics: bool = False,
     ):
+        memory = state.memory._replace(
+            **{
+                name: jax.tree.map(lambda leaf: by_heads(leaf, 1), getattr(state.memory, name))
+                for name in ("weights", "momentum", "anchor")
+            }
+        )
+        state = state._replace(memory=memory)
+        x = by_sequences(x)
         q, conv_q = self.query(x, state.conv_q, reset, mask)
         k, conv_k = self.key(x, state.conv_k, reset, mask)
         v, conv_v = self.value(x, state.conv_v, reset, mask)

@@ -16,6 +16,7 @@ from titans_jax.config import TitansConfig
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, statistics_dtype
 from titans_jax.models.block import Block
+from titans_jax.placement import by_sequences, gathered
 from titans_jax.typing import Array, Bool, Float, Int
 
 EMBEDDING_DEVIATION = 0.02
@@ -101,7 +102,7 @@ class Titans(nnx.Module):
 
         def layer(x: Array, scanned: tuple[Any, Any]) -> tuple[Array, Any]:
             layer_parameters, layer_state = scanned
-            return nnx.merge(graph, layer_parameters)(
+            x, layer_state = nnx.merge(graph, layer_parameters)(
                 x,
                 layer_state,
                 mask=mask,
@@ -109,6 +110,7 @@ class Titans(nnx.Module):
                 freeze_memory=freeze_memory,
                 aligned=aligned,
             )
+            return by_sequences(x), layer_state
 
         if self.config.remat:
             layer = jax.checkpoint(layer)
@@ -117,8 +119,9 @@ class Titans(nnx.Module):
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The residual stream before the first block."""
-        rows = jnp.take(self.embedding[...], tokens, axis=0, mode="fill", fill_value=jnp.nan)
-        return rows.astype(self.config.activation_dtype)
+        table = gathered(self.embedding[...])
+        rows = jnp.take(table, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        return by_sequences(rows.astype(self.config.activation_dtype))
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """The logits from the residual stream after the last block."""

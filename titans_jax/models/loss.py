@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from titans_jax.models.language_model import Titans
+from titans_jax.models.sequence_parallel import pipelined_sums, sequence_shards
 from titans_jax.typing import Array, Float
 
 
@@ -15,6 +16,8 @@ def next_token_loss(
     model: Titans, batch: Mapping[str, Array]
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mean negative log likelihood of the targets, in nats per token that counts.
+
+    Under a mesh with an axis "sequence" the tokens are shared out over it (sequence_parallel.py).
 
     Args:
         model: the language model.
@@ -24,12 +27,23 @@ def next_token_loss(
     Returns:
         The loss, and a dict with "loss" and "tokens" (how many targets counted), for averages over batches.
     """
-    logits, _ = model(batch["inputs"], reset=batch.get("reset"))
-    log_likelihood = jnp.take_along_axis(
-        jax.nn.log_softmax(logits, axis=-1), batch["targets"][..., None], axis=-1
-    )[..., 0]
-    counts = batch["loss_mask"].astype(logits.dtype)
-    tokens = jnp.sum(counts)
+    if sequence_shards() > 1:
+        nats, tokens = pipelined_sums(model, batch, _sums)
+    else:
+        logits, _ = model(batch["inputs"], reset=batch.get("reset"))
+        nats, tokens = _sums(logits, batch)
     # A batch without targets has loss 0, not NaN.
-    loss = -jnp.sum(log_likelihood * counts) / jnp.maximum(tokens, 1)
+    loss = nats / jnp.maximum(tokens, 1)
     return loss, {"loss": loss, "tokens": tokens}
+
+
+def _sums(
+    logits: Float[Array, "B T V"], batch: Mapping[str, Array]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Nats of all targets that count, and their number."""
+    # Not a gather: the vocabulary may be shared out, and a sum over it is what compilers can share out too.
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    chosen = jnp.sum(jnp.where(ids == batch["targets"][..., None], logits, 0), axis=-1)
+    counts = batch["loss_mask"].astype(logits.dtype)
+    nats = (jax.nn.logsumexp(logits, axis=-1) - chosen) * counts
+    return jnp.sum(nats), jnp.sum(counts)

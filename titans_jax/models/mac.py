@@ -29,6 +29,7 @@ from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.self_attention import AttentionProjections
 from titans_jax.memory.layer import HeadProjection, NeuralMemory, NeuralMemoryState
 from titans_jax.models.combine import GatedCombination
+from titans_jax.placement import by_sequences
 from titans_jax.typing import Array, Bool, FastWeights, Float, Int
 
 
@@ -128,7 +129,7 @@ class MemoryAsContext(nnx.Module):
             The residual stream and the new state.
         """
         batch = x.shape[0]
-        inputs = self.norm(x)
+        inputs = by_sequences(self.norm(x))
         tail = self.context_query.init_tail(batch) if state is None else state.context_tail
         context_q, tail = self.context_query(inputs, tail, reset, mask)
         tokens = _Tokens(
@@ -291,7 +292,7 @@ class MemoryAsContext(nnx.Module):
     ) -> tuple[Float[Array, "B Q H K"], Float[Array, "B Q H K"]]:
         """Keys and values of h: the memory is read, and not written (Eq. 21)."""
         h = self.memory.read(context_q, weights)
-        h = self.context_norm(h.reshape(*h.shape[:2], -1))
+        h = by_sequences(self.context_norm(h.reshape(*h.shape[:2], -1)))
         return self.projections.keys_values(h)
 
     def _attend(

@@ -1,0 +1,82 @@
+"""Compiles a training step for a TPU topology that is not here and says whether it fits and how fast it should be.
+
+    python -m experiments.compile_report --config=experiments/configs/titans_760m.py:mag --topology=v5e:8x8
+
+Everything printed is a static estimate from the compiler and the chip's published rates. --json prints only JSON.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; libtpu is only the compiler
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments.compile_report.compile import compile_step, topology_devices
+from experiments.compile_report.report import markdown, row
+from experiments.training.config import TrainConfig, parse_flags, train_config
+from pallas_kernels.chips import chip_of
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:8x8", "chip and shape, e.g. v5e:16x16, v5p:8x8x8")
+_SLICES = flags.DEFINE_integer("num_slices", 1, "slices of that topology", lower_bound=1)
+_VOCABULARY = flags.DEFINE_integer("vocab_size", 32_000, "tokens of the vocabulary", lower_bound=1)
+_FIND = flags.DEFINE_bool("find_batch", False, "also find the largest batch per device that fits")
+_JSON = flags.DEFINE_bool("json", False, "print only JSON")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compiles and reports; a configuration that does not fit is an answer, not an error."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
+    try:
+        config = train_config(_CONFIG.value)
+        model = dataclasses.replace(config.model, vocab_size=_VOCABULARY.value)
+        config = dataclasses.replace(config, model=model)
+        chip = chip_of(_TOPOLOGY.value)
+        devices = topology_devices(_TOPOLOGY.value, _SLICES.value)
+        result = row(config, compile_step(config, devices), chip, devices)
+        if _FIND.value:
+            result["largest_batch_per_device"] = _largest_batch(config, devices)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from error
+    result = {
+        "config": next(a for a in sys.argv if a.startswith("--config=")).removeprefix("--config="),
+        "topology": _TOPOLOGY.value,
+        "num_slices": _SLICES.value,
+        **result,
+    }
+    print(json.dumps(result, indent=1) if _JSON.value else markdown(result), flush=True)
+
+
+def _largest_batch(config: TrainConfig, devices: list[jax.Device]) -> int:
+    """Sequences per device of the largest batch that compiles: doubled while it fits, then halved in between."""
+    together = len(devices) // (config.mesh.tensor * config.mesh.sequence)
+
+    def fits(each: int) -> bool:
+        batch = together * each * config.accumulation
+        step = compile_step(dataclasses.replace(config, batch_size=batch), devices)
+        print(
+            f"{each} sequences per device: {step.total / 2**30:.2f} GiB, {'fits' if step.fits else 'too large'}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return step.fits
+
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,16 @@
+"""The paper's 400m model on a TPU pod (paper.py says how).
+
+    python -m experiments.train --config=experiments/configs/titans_400m.py:mag --workdir=gs://BUCKET/RUN ...
+
+MAC without a name after the colon.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.paper import paper_config
+from titans_jax.config import Variant
+
+
+def get_config(variant: Variant | None = None) -> ConfigDict:
+    """Returns the config of a variant."""
+    return paper_config("400m", variant)
