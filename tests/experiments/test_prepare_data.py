@@ -23,7 +23,7 @@ from experiments import prepare_data
 from experiments.prepare import run as run_module
 from experiments.prepare import shard_maker
 from experiments.prepare import workers as workers_module
-from experiments.prepare.held_out import document_key
+from experiments.prepare.held_out import Rule, document_key, tail_start
 from experiments.prepare.inputs import input_file, read_part, split_file
 from experiments.prepare.plan import Settings, make_plan
 from experiments.prepare.run import prepare
@@ -269,6 +269,7 @@ def test_a_file_gives_its_documents_in_order_wherever_it_is_divided(
 )
 @example(["€".encode()] * 20, 10)
 @example([b"\x80\x80"] * 20, 9)
+@example([b"ab", b"ab", b"ab", b" ", b"ab", b"ab", b"ab"], 8)
 def test_a_text_is_cut_without_loss_and_replaced_as_a_whole_would_be(pieces, most):
     text = b"".join(pieces)
     found = list(shard_maker.cut(text, 0, len(text), most))
@@ -375,14 +376,18 @@ def test_invalid_utf8_can_be_an_error_that_names_file_and_place(tmp_path):
             run(tmp_path / name, tmp_path / f"out-{name}", invalid_utf8="fail", shard_bytes=50)
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
-    path = write(tmp_path, {"a.jsonl": lines(["x" * 20_000] * 9)}) / "a.jsonl"
+@pytest.mark.parametrize("left", [0, 1 << 14, 40_000])
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path, left):
+    line = lines(["x"])
+    # As long as the buffers of a file, so that a line's end is also where reading stops.
+    text = "x" * ((1 << 14) - len(line) + 1)
+    path = write(tmp_path, {"a.jsonl": lines([text] * 9)}) / "a.jsonl"
     file = input_file(SourceFile("a.jsonl", path))
     (part,) = split_file(0, file, "text", 1 << 30)
     documents = read_part(file, part, "text", "text")
     next(documents)
-    os.truncate(path, 0)
-    with pytest.raises(ValueError, match=r"'a\.jsonl', line"):
+    os.truncate(path, left)
+    with pytest.raises(ValueError, match=r"'a\.jsonl', line .*(the file ends here|no JSON)"):
         list(documents)
 
 
@@ -455,22 +460,42 @@ def test_a_second_thought_that_was_stopped_is_carried_through(
     changes = {"shard_bytes": 100, "valid_fraction": 1e-2}
     run(tmp_path / "in", tmp_path / "undisturbed", **changes)
     make = workers_module.make_unit
-    for stop_at in range(makes):
-        seen = collections.Counter()
+    for stop_at, within in itertools.product(range(makes), (False, True)):
+        folder, seen = tmp_path / f"stopped-{stop_at}-{within}", collections.Counter()
 
-        def stopping(plan, number, *rest, seen=seen, stop_at=stop_at):
-            if seen[number] == stop_at and number == unit:
+        def stopping(plan, number, *rest, folder=folder, seen=seen, at=stop_at, within=within):
+            if seen[number] == at and number == unit:
+                if within:
+                    shard_maker.report_path(folder, number).unlink(missing_ok=True)
                 raise KeyboardInterrupt
             seen[number] += 1
             return make(plan, number, *rest)
 
-        folder = tmp_path / f"stopped-{stop_at}"
         monkeypatch.setattr(workers_module, "make_unit", stopping)
         with contextlib.suppress(KeyboardInterrupt):
             run(tmp_path / "in", folder, **changes)
         monkeypatch.setattr(workers_module, "make_unit", make)
         run(tmp_path / "in", folder, **changes)
         assert contents(folder) == contents(tmp_path / "undisturbed")
+
+
+def test_a_report_does_not_outlive_the_files_that_it_is_of(tmp_path, monkeypatch):
+    write(tmp_path / "in", {"a.txt": b"text"})
+    plan = make_plan(str(tmp_path / "in"), Settings(), ByteTokenizer().fingerprint())
+    arguments = plan, 0, ByteTokenizer(), tmp_path, Rule(0), lambda weight: None
+    report = shard_maker.make_unit(*arguments)
+    assert shard_maker.read_report(tmp_path, 0, 256) == report
+    monkeypatch.setattr(shard_maker, "document_key", lambda text: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        shard_maker.make_unit(*arguments)
+    assert shard_maker.read_report(tmp_path, 0, 256) is None
+
+
+@given(st.integers(1, 40), st.floats(0, 1))
+def test_a_tail_starts_between_characters(count, tail):
+    start = tail_start("€".encode() * count, tail)
+    assert start % 3 == 0
+    assert abs(start - 3 * count * (1 - tail)) < 3
 
 
 def command(source, output, *rest):

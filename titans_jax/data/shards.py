@@ -163,6 +163,12 @@ class Shard:
                 f"shard file {self._path} is {kind}: it has {size:,} bytes, the manifest says {info.size:,}; {REMEDY}"
             )
         self.lengths = read_table(table_path, info.table_sha256)[:, 0].copy()
+        found = len(self.lengths), int(self.lengths.sum())
+        if found != (info.documents, info.tokens):
+            raise ValueError(
+                f"table of documents {table_path} counts {found[0]} documents and {found[1]} tokens, the manifest "
+                f"{info.documents} and {info.tokens}; {REMEDY}"
+            )
         self.open()
 
     def open(self) -> ArrayRecordReader:
@@ -204,17 +210,13 @@ class Shard:
         return tokens[start - first * BLOCK : stop - first * BLOCK]
 
     def _record(self, reader: ArrayRecordReader, number: int) -> np.ndarray:
-        expected = min(BLOCK, self.info.tokens - number * BLOCK)
         try:
             (record,) = reader.read([number])
-            block = np.frombuffer(record, self._dtype)
-            if len(block) != expected:
-                raise ValueError(f"it holds {len(block)} tokens, {expected} were written")
         except Exception as error:  # its C++ raises various types
             raise ValueError(
                 f"shard file {self._path}, record {number}: {error}; {REMEDY}"
             ) from error
-        return block
+        return np.frombuffer(record, self._dtype)
 
 
 def read_table(path: Path, sha256: str) -> Int64[np.ndarray, "D 2"]:

@@ -152,7 +152,8 @@ def test_a_shard_in_place_of_another_is_named(folder):
         assert (folder / name).is_file()
     manifest = json.loads((folder / MANIFEST).read_text())
     for field, value, message in (
-        ("tokens", 5 * BLOCK, "has 3 records, the manifest says 5"),
+        ("tokens", 2 * BLOCK, "counts 1 documents and 4106 tokens, the manifest 1 and 4096"),
+        ("documents", 2, "counts 1 documents and 4106 tokens, the manifest 2 and 4106"),
         ("table_sha256", "0" * 64, "SHA-256 differs"),
         ("size", 10**9, "truncated"),
         ("size", 10, "altered"),
@@ -162,6 +163,17 @@ def test_a_shard_in_place_of_another_is_named(folder):
         (folder / MANIFEST).write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=f"tokens-00001.*{message}"):
             open_prepared(folder)
+
+
+def test_a_shard_of_too_few_records_is_named(folder):
+    # The first shard's records, under the name and size that the manifest has for the second.
+    path = folder / "tokens-00001.array_record"
+    path.write_bytes((folder / "tokens-00000.array_record").read_bytes())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["shards"][1]["size"] = path.stat().st_size
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"tokens-00001.*has 1 records, the manifest says 3"):
+        open_prepared(folder)
 
 
 def test_altered_held_out_text_is_named(folder):
