@@ -7,17 +7,14 @@ Everything printed is a static estimate from the compiler and the chip's publish
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; libtpu is only the compiler
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments.compile_report.compile import compile_step, topology_devices
+from experiments.compile_report.compile import compile_step, topology_devices, use_compiler_only
 from experiments.compile_report.report import markdown, row
 from experiments.training.config import TrainConfig, parse_flags, train_config
 from pallas_kernels.chips import chip_of
@@ -34,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     """Compiles and reports; a configuration that does not fit is an answer, not an error."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
+    use_compiler_only()
     try:
         config = train_config(_CONFIG.value)
         model = dataclasses.replace(config.model, vocab_size=_VOCABULARY.value)

@@ -16,9 +16,11 @@ from experiments.hlo import operations
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%[\w.-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_CHANNEL = re.compile(r"channel_id=\d+")
 _ARRAY = re.compile(r"\b(pred|bf16|[fsuc]\d+)\[([\d,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,]*\}(?:,\{[\d,]*\})*)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_ALONG = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,]*\}(?:,\{[\d,]*\})*)\}")
 #: libtpu writes a reduce-scatter as a fusion of this name around an all-reduce and a slice.
 _FUSED_SCATTER = "all-reduce-scatter"
@@ -53,10 +55,15 @@ def collectives(hlo: str, axes: Sequence[str], shape: Sequence[int]) -> list[Col
     Raises:
         ValueError: for groups written in a way that is not known.
     """
-    found = []
+    found: dict[str, Collective] = {}
     for line, times, computation in operations(hlo):
         match = _OPERATION.search(line)
         if not match:
+            continue
+        # What runs piece by piece beside other work is written in every fusion that hides a piece of it.
+        channel = _CHANNEL.search(line)
+        name = channel[0] if channel else f"{computation} {line}"
+        if name in found:
             continue
         groups = _groups(line, math.prod(shape))
         chips = groups.shape[1]
@@ -68,8 +75,8 @@ def collectives(hlo: str, axes: Sequence[str], shape: Sequence[int]) -> list[Col
             size *= chips  # the result is what is left
         share = 1 if kind == "collective-permute" else (chips - 1) / chips
         sent = size * share * (2 if kind == "all-reduce" else 1)
-        found.append(Collective(kind, _along(groups, axes, shape), chips, sent * times, times))
-    return found
+        found[name] = Collective(kind, _along(groups, axes, shape), chips, sent * times, times)
+    return list(found.values())
 
 
 def _sizes(text: str) -> list[int]:
@@ -91,6 +98,13 @@ def _width(kind: str) -> int:
 
 def _groups(line: str, devices: int) -> np.ndarray:
     """Groups of devices, [groups, devices of one]."""
+    if along := _ALONG.search(line):  # axes of a mesh of libtpu's own
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", along[1])}
+        names = re.findall(r"'(\w+)'", along[2])
+        grid = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+        last = [list(sizes).index(name) for name in names]
+        moved = np.moveaxis(grid, last, range(-len(last), 0))
+        return moved.reshape(-1, math.prod(sizes[name] for name in names))
     if iota := _IOTA.search(line):
         shape, dims, order = (
             [int(n) for n in part.split(",")] if part else None for part in iota.groups()

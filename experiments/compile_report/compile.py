@@ -1,10 +1,8 @@
 """Compiles the training step of a config for TPUs that are absent, and takes down what the compiler says."""
 
-import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from experiments.compile_report.collectives import Collective, collectives
+from experiments.compile_report.traffic import hbm_bytes
 from experiments.kernel_report.matmuls import matmuls
 from experiments.training.config import TrainConfig
 from experiments.training.mesh import AXES, Layout, check_layout, make_layout
@@ -19,12 +18,18 @@ from experiments.training.optimizer import make_optimizer
 from experiments.training.sharding import bytes_per_device
 from experiments.training.step import make_eval_step, make_train_step, place, split_model
 
-#: libtpu asks the machine for its TPU unless it is told not to.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-
 _REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+#: libtpu must neither ask this machine for its TPU nor complain that there is none. Read when it is loaded.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 
 
 class Step(NamedTuple):
@@ -36,7 +41,7 @@ class Step(NamedTuple):
         optimizer: bytes of the optimizer's state.
         total: bytes that the step needs at most at a time, those two included.
         limit: bytes that the compiler allows; None where it did not say.
-        accessed: bytes moved through HBM in a step, by the compiler's count.
+        accessed: bytes moved through HBM in a step (traffic.py).
         collectives: what the devices exchange.
         forward_flops: multiplications and additions of the forward pass' matmuls, over all devices.
         devices: their number.
@@ -48,11 +53,18 @@ class Step(NamedTuple):
     optimizer: int
     total: int
     limit: int | None
-    accessed: float
+    accessed: int
     collectives: tuple[Collective, ...]
     forward_flops: int
     devices: int
     seconds: float
+
+
+def use_compiler_only() -> None:
+    """Tells JAX that nothing will run here: libtpu is only the compiler. Before anything is computed."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")
 
 
 def topology_devices(topology: str, num_slices: int = 1) -> list[Any]:
@@ -97,10 +109,21 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
     step = make_train_step(graphdef, optimizer, config.accumulation, placed)
     # Counted without the mesh, on which kernels would hide their products.
     flops = sum(p.flops for p in matmuls(make_eval_step(graphdef), shapes, _batch(config, None)))
+    static = Step(
+        fits=True,
+        parameters=bytes_per_device(shapes, placed.params),
+        optimizer=bytes_per_device(opt_shapes, placed.opt_state),
+        total=0,
+        limit=None,
+        accessed=0,
+        collectives=(),
+        forward_flops=flops,
+        devices=len(devices),
+        seconds=0.0,
+    )
     began = time.perf_counter()
-    fits, total, limit, accessed = True, 0, None, 0.0
-    exchanged: tuple[Collective, ...] = ()
-    with jax.set_mesh(layout.mesh), _quiet():
+    # Splash attention does not compile in 64-bit mode.
+    with jax.set_mesh(layout.mesh), jax.enable_x64(False):
         lowered = step.lower(*arguments)
         try:
             compiled = lowered.compile()
@@ -108,30 +131,15 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
             refused = _REFUSED.search(str(error))
             if refused is None:
                 raise
-            fits = False
             total, limit = (int(float(refused[i]) * _UNITS[refused[i + 1]]) for i in (1, 3))
-        else:
-            memory = compiled.memory_analysis()
-            total = memory.peak_memory_in_bytes or (
-                memory.argument_size_in_bytes
-                + memory.output_size_in_bytes
-                - memory.alias_size_in_bytes
-                + memory.temp_size_in_bytes
-            )
-            accessed = compiled.cost_analysis()["bytes accessed"]
-            sizes = tuple(layout.mesh.shape[axis] for axis in AXES)
-            exchanged = tuple(collectives(compiled.as_text(), AXES, sizes))
-    return Step(
-        fits,
-        bytes_per_device(shapes, placed.params),
-        bytes_per_device(opt_shapes, placed.opt_state),
-        total,
-        limit,
-        accessed,
-        exchanged,
-        flops,
-        len(devices),
-        time.perf_counter() - began,
+            seconds = time.perf_counter() - began
+            return static._replace(fits=False, total=total, limit=limit, seconds=seconds)
+    hlo, memory = compiled.as_text(), compiled.memory_analysis()
+    return static._replace(
+        total=memory.peak_memory_in_bytes,
+        accessed=hbm_bytes(hlo),
+        collectives=tuple(collectives(hlo, AXES, tuple(layout.mesh.shape[axis] for axis in AXES))),
+        seconds=time.perf_counter() - began,
     )
 
 
@@ -150,10 +158,3 @@ def _batch(config: TrainConfig, layout: Layout | None) -> dict[str, jax.ShapeDty
         kinds["reset"] = jnp.bool_
     where = None if layout is None else layout.batch
     return {name: jax.ShapeDtypeStruct(shape, kind, sharding=where) for name, kind in kinds.items()}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without 64-bit mode, which splash attention does not compile under."""
-    with jax.enable_x64(False):
-        yield

@@ -1,7 +1,8 @@
 """A static estimate of a step's time: the largest of compute, HBM and interconnect time at the chip's published rates.
 
 Nothing here was measured on a TPU. Compute: the forward pass' matmuls, twice as many for the gradients, and once more
-where the blocks are recomputed. HBM: bytes that the compiler counts. Interconnect: bytes that a chip sends along a mesh
+where the blocks are recomputed. HBM: bytes that the
+compiled program reads and writes (traffic.py). Interconnect: bytes that a chip sends along a mesh
 axis over the links of the torus dimensions that the axis spans; between slices, over the data-centre network. All
 three at full rate and at the same time, so that the true time is longer.
 """

@@ -25,7 +25,7 @@ from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
 from titans_jax.memory.gates import Gates, gates_from_logits
 from titans_jax.memory.networks import MLPNetwork, network_function
 from titans_jax.memory.state import MemoryState, fresh_state, skip_tokens
-from titans_jax.placement import by_heads, by_sequences
+from titans_jax.placement import by_heads, by_sequences, heads_only
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
 #: Initial gate biases: alpha = 1.2e-4, eta = 0.5, theta half its range. Forgetting must start slower than
@@ -190,7 +190,9 @@ class NeuralMemory(nnx.Module):
     def _start(self, prefix: Float[Array, "P D"] | None) -> Carry:
         """M and S at a sequence's start, ``[H, ...]``: the learned M_0, after writing the prefix."""
         weights = jax.tree.map(
-            lambda p: p[...], self.initial_weights, is_leaf=lambda p: isinstance(p, nnx.Param)
+            lambda p: heads_only(p[...]),
+            self.initial_weights,
+            is_leaf=lambda p: isinstance(p, nnx.Param),
         )
         start = Carry(weights, jax.tree.map(jnp.zeros_like, weights))
         if prefix is None:

@@ -119,14 +119,17 @@ class Titans(nnx.Module):
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The residual stream before the first block."""
-        table = gathered(self.embedding[...])
+        table = gathered(self.embedding[...], self.config.activation_dtype)
         rows = jnp.take(table, tokens, axis=0, mode="fill", fill_value=jnp.nan)
         return by_sequences(rows.astype(self.config.activation_dtype))
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """The logits from the residual stream after the last block."""
         dtype = self.config.activation_dtype
-        kernel = self.embedding[...].T if self.config.tie_embeddings else self.head.kernel[...]
+        if self.config.tie_embeddings:
+            kernel = gathered(self.embedding[...], dtype).T
+        else:
+            kernel = self.head.kernel[...]
         return jnp.matmul(
             self.norm(x), kernel.astype(dtype), preferred_element_type=statistics_dtype(dtype)
         )

@@ -21,6 +21,11 @@ HloModule step
 %body (s: (s32[], bf16[2,16])) -> (s32[], bf16[2,16]) {
   %all-gather.1 = bf16[8,16]{1,0} all-gather(%w), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
   %fusion.1 = f32[2,16]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
+  %fusion.2 = f32[2,16]{1,0} fusion(%g), kind=kOutput, calls=%beside
+}
+
+%beside (p: bf16[2,16]) -> f32[2,16] {
+  %all-gather.9 = bf16[8,16]{1,0} all-gather(%p), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
 }
 
 %condition (s: (s32[], bf16[2,16])) -> pred[] {
@@ -57,6 +62,15 @@ def test_iota_groups_across_rows():
     assert (gather.axes, gather.chips) == (("data",), 2)
 
 
+def test_groups_by_axes_of_a_mesh():
+    text = PROGRAM.replace(
+        "replica_groups=[2,4]<=[8], dimensions",
+        "replica_groups=mesh['axis_0'=2,'axis_1'=4,'axis_2'=1] {'axis_0','axis_2'}, dimensions",
+    )
+    gather = next(c for c in collectives(text, AXES, SHAPE) if c.kind == "all-gather")
+    assert (gather.axes, gather.chips) == (("data",), 2)
+
+
 def test_groups_that_are_not_understood():
     with pytest.raises(ValueError, match="no groups of devices"):
-        collectives(PROGRAM.replace("replica_groups={}", "replica_groups=@mesh"), AXES, SHAPE)
+        collectives(PROGRAM.replace("replica_groups={}", "replica_groups=@all"), AXES, SHAPE)
