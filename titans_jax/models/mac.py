@@ -104,6 +104,20 @@ class MemoryAsContext(nnx.Module):
             offset=jnp.zeros((batch_size,), jnp.int32),
         )
 
+    def memory_inputs(
+        self, x: Float[Array, "B T D"], *, reset: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "P D"] | None]:
+        """What the memory is given at each token of a sequence from its start, and its persistent tokens.
+
+        Args:
+            x: residual stream.
+            reset: True where a document starts, at a segment's first token.
+        """
+        batch = x.shape[0]
+        tokens, _ = self._tokens(x, self.context_query.init_tail(batch), None, reset)
+        attended, _, _ = self._aligned(tokens, self.init_state(batch, None), False)
+        return self.write_norm(attended), None
+
     def __call__(
         self,
         x: Float[Array, "B T D"],
@@ -129,22 +143,30 @@ class MemoryAsContext(nnx.Module):
             The residual stream and the new state.
         """
         batch = x.shape[0]
-        inputs = by_sequences(self.norm(x))
         tail = self.context_query.init_tail(batch) if state is None else state.context_tail
-        context_q, tail = self.context_query(inputs, tail, reset, mask)
-        tokens = _Tokens(
-            context_q,
-            self.projections.queries(inputs),
-            *self.projections.keys_values(inputs),
-            mask,
-            reset,
-        )
+        tokens, tail = self._tokens(x, tail, mask, reset)
         if state is None or aligned:
             state = self.init_state(batch, None) if state is None else state
             attended, remembered, state = self._aligned(tokens, state, freeze_memory)
         else:
             attended, remembered, state = self._carried(tokens, state, freeze_memory)
         return x + self.combination(attended, remembered), state._replace(context_tail=tail)
+
+    def _tokens(
+        self,
+        x: Float[Array, "B T D"],
+        tail: Float[Array, "B w-1 D"],
+        mask: Bool[Array, "B T"] | None,
+        reset: Bool[Array, "B T"] | None,
+    ) -> tuple[_Tokens, Float[Array, "B w-1 D"]]:
+        """The projections of all tokens, and the new tail of the context queries' convolution."""
+        inputs = by_sequences(self.norm(x))
+        context_q, tail = self.context_query(inputs, tail, reset, mask)
+        queries, keys_values = (
+            self.projections.queries(inputs),
+            self.projections.keys_values(inputs),
+        )
+        return _Tokens(context_q, queries, *keys_values, mask, reset), tail
 
     def _aligned(
         self, tokens: _Tokens, state: MACState, freeze: bool
@@ -220,6 +242,8 @@ class MemoryAsContext(nnx.Module):
         tokens are written once to learn that memory, and then all tokens are written in order.
         """
         size = piece.q.shape[1]
+        if size == 1:
+            return self._single(piece, state, freeze)
         slot = jnp.arange(self.segment, dtype=jnp.int32)
         position = state.offset[:, None] + jnp.arange(size, dtype=jnp.int32)  # [B, Q]
         later = position >= self.segment  # in the next segment
@@ -247,20 +271,18 @@ class MemoryAsContext(nnx.Module):
         now = _within(piece.reset, ~later)
         weights = self._opening_weights(state.segment_weights, _any(now))
         context = self._recall(piece.context_q, weights)
-        next_weights = weights
-        if size > 1:  # a single token never lies in the next segment
 
-            def write_running_segment() -> FastWeights:
-                running = piece._replace(mask=valid & ~later, reset=now)
-                _, memory = self._write(attend(context)[0], state.memory, running, freeze)
-                return memory.memory.weights
+        def write_running_segment() -> FastWeights:
+            running = piece._replace(mask=valid & ~later, reset=now)
+            _, memory = self._write(attend(context)[0], state.memory, running, freeze)
+            return memory.memory.weights
 
-            next_weights = jax.lax.cond(jnp.any(later), write_running_segment, lambda: weights)
-            next_weights = self._opening_weights(next_weights, _any(_within(piece.reset, later)))
-            next_context = self._recall(piece.context_q, next_weights)
-            context = jax.tree.map(
-                lambda a, b: jnp.where(later[..., None, None], a, b), next_context, context
-            )
+        next_weights = jax.lax.cond(jnp.any(later), write_running_segment, lambda: weights)
+        next_weights = self._opening_weights(next_weights, _any(_within(piece.reset, later)))
+        next_context = self._recall(piece.context_q, next_weights)
+        context = jax.tree.map(
+            lambda a, b: jnp.where(later[..., None, None], a, b), next_context, context
+        )
         attended, new = attend(context)
         remembered, memory = self._write(attended, state.memory, piece, freeze)
 
@@ -285,6 +307,40 @@ class MemoryAsContext(nnx.Module):
             attended,
             remembered,
             MACState(memory, segment_weights, state.context_tail, cache, end % self.segment),
+        )
+
+    def _single(
+        self, piece: _Tokens, state: MACState, freeze: bool
+    ) -> tuple[Array, Array, MACState]:
+        """`_advance` of one token, which lies in the running segment: it is cached first, then attends to the cache."""
+        batch = piece.q.shape[0]
+        weights = self._opening_weights(state.segment_weights, _any(piece.reset))
+        new = SegmentCache(*self._recall(piece.context_q, weights), piece.k, piece.v, _valid(piece))
+        rows = jnp.arange(batch, dtype=jnp.int32)
+        cache: SegmentCache = jax.tree.map(
+            lambda old, new: old.at[rows, state.offset].set(new[:, 0].astype(old.dtype)),
+            state.cache,
+            new,
+        )
+        slots = jnp.broadcast_to(jnp.arange(self.segment, dtype=jnp.int32), (batch, self.segment))
+        attended = self._attend(
+            piece.q, state.offset[:, None], cache, slots, cache.visible[:, None, :]
+        )
+        remembered, memory = self._write(attended, state.memory, piece, freeze)
+        end = (state.offset + 1) % self.segment
+        opens = end == 0  # the next segment
+        segment_weights = jax.lax.cond(
+            jnp.any(opens),
+            lambda: jax.tree.map(
+                lambda latest, old: _where(opens, latest, old), memory.memory.weights, weights
+            ),
+            lambda: weights,
+        )
+        cache = cache._replace(visible=cache.visible & ~opens[:, None])
+        return (
+            attended,
+            remembered,
+            MACState(memory, segment_weights, state.context_tail, cache, end),
         )
 
     def _recall(

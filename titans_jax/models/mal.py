@@ -53,6 +53,18 @@ class MemoryAsLayer(nnx.Module):
             attention=self.attention.init_state(batch_size, max_length),
         )
 
+    def memory_inputs(
+        self, x: Float[Array, "B T D"], *, reset: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "P D"] | None]:
+        """What the memory is given at each token of a sequence from its start, and its persistent tokens.
+
+        Args:
+            x: residual stream.
+            reset: True where a document starts; what is given does not depend on it.
+        """
+        del reset
+        return self.memory_norm(x), self.memory_norm(self.persistent())
+
     def __call__(
         self,
         x: Float[Array, "B T D"],
