@@ -3,7 +3,8 @@
     python -m experiments.train --config=experiments/configs/tiny.py --workdir=DIR --config.model.variant=mag
 
 The same command again continues from the last checkpoint, bit for bit. Read `execute` for the whole and `train` for
-one model.
+one model. Exit codes: 0 done; 75 asked to stop (SIGTERM), or another process was lost or hangs: start it again; 1 an
+error that the log names; 2 a flag that does not exist.
 """
 
 import contextlib
@@ -12,23 +13,26 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 from flax import nnx
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from experiments.training import finetune, parameters, report
+from experiments.training import finetune, guard, lost, parameters, report, utilisation
 from experiments.training.checkpoints import CheckpointError, Checkpoints
 from experiments.training.config import TrainConfig, parse_flags, train_config
 from experiments.training.devices import split_cpu
 from experiments.training.mesh import Layout, check_layout, make_layout
-from experiments.training.metrics import MetricsLog
+from experiments.training.metrics import MetricsLog, Work
 from experiments.training.optimizer import learning_rate_schedule, make_optimizer
+from experiments.training.preemption import Preemption, exit_when_asked
+from experiments.training.probe import as_record, make_probe
 from experiments.training.processes import is_first, join_processes, say
+from experiments.training.profiling import Profile
 from experiments.training.step import (
     evaluate,
     init_params,
@@ -38,7 +42,9 @@ from experiments.training.step import (
     split_model,
 )
 from experiments.training.text import Text, load_text, train_batches, valid_batches
+from experiments.training.watchdog import Watchdog
 from experiments.training.workdir import open_workdir
+from experiments.training.writers import open_writers, read_records
 from titans_jax import TitansConfig
 from titans_jax.data import Tokenizer, load_tokenizer, lzma_bits_per_byte, order0_bits_per_byte
 from titans_jax.inference import Sampling, generate, prefill
@@ -62,7 +68,7 @@ def train(
     model: TitansConfig,
     text: Text,
     tokenizer: Tokenizer,
-    folder: Path,
+    folder: epath.Path,
     layout: Layout,
 ) -> Trained:
     """Trains one model to config.steps, from its last checkpoint if there is one.
@@ -77,12 +83,13 @@ def train(
 
     Raises:
       ValueError: the checkpoints are of another tokenizer or text, or all are damaged.
-      FloatingPointError: the loss is not finite.
+      BadStepError: a loss or gradient is not finite, or a spike, and config.on_bad_step does not skip it.
+      SystemExit: asked to stop; what there was to save is saved.
     """
     # Model, optimizer, data.
     folder.mkdir(parents=True, exist_ok=True)
     graphdef, shapes = split_model(model)
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = guard.guarded(make_optimizer(config.optimizer, config.steps), config.spike_factor)
     placed = place(layout.mesh, shapes, optimizer)
     if is_first():
         table = parameters.table(shapes, placed.params)
@@ -92,11 +99,15 @@ def train(
     batches = train_batches(config, text, layout.reads())
     train_step = layout.in_turn(make_train_step(graphdef, optimizer, config.accumulation, placed))
     eval_step = layout.in_turn(make_eval_step(graphdef))
-    tokens_per_byte = text.train.target_tokens / text.train.target_bytes
+    probe = None
+    if config.probe_every and model.variant != "transformer":
+        probe = layout.in_turn(make_probe(graphdef, layout.replicated))
+    work = _work(config, graphdef, shapes, text, layout)
 
     # Kernels find the mesh in their context. The stack is closed however the run ends: a checkpoint being
     # written is finished.
     with jax.set_mesh(layout.mesh), contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(Preemption())
         # Where the last run stopped.
         checkpoints = Checkpoints(
             folder / "checkpoints",
@@ -112,59 +123,106 @@ def train(
         elif config.restore_from:
             known = {"tokenizer": identity["tokenizer"]}
             params = finetune.start_from(finetune.match(config.restore_from, params, known), params)
+        records = read_records(folder / "metrics.jsonl", start_step) if is_first() else []
         log = MetricsLog(
-            folder,
+            records,
+            open_writers(folder, config, model.variant, start_step, records) if is_first() else (),
             name=model.variant,
-            start_step=start_step,
             steps=config.steps,
-            tokens_per_step=config.batch_size * config.data.sequence_length,
-            tokens_per_byte=tokens_per_byte,
+            work=work,
             log_every=config.log_every,
             learning_rate=learning_rate_schedule(config.optimizer, config.steps),
         )
         stack.callback(log.close)
+        bad_steps = guard.BadSteps(folder, model.variant, skip=config.on_bad_step == "skip")
+        watchdog = Watchdog(config.step_timeout)
+        stack.callback(watchdog.close)
+        own = model.variant == config.model.variant
+        profile = Profile(folder.parent / "profile", config.profile_steps if own else "")
+        stack.callback(profile.close)
 
         # The loop. Metrics are one step late; what is pending is written before a validation or a checkpoint.
         for step in range(start_step + 1, config.steps + 1):
-            params, opt_state, metrics = train_step(params, opt_state, layout.share(next(batches)))
-            log.push(step, metrics)
-            last = step == config.steps
-            if config.eval_every and step % config.eval_every == 0 and not last:
-                log.flush()
+            if step == start_step + 1 and preemption.reached():
+                preemption.leave("no step was done since the start")
+            with watchdog.watching(f"{model.variant} step {step}", kind="step"):
+                mine = next(batches)
+                bad_steps.keep(step, mine)
+                batch = layout.share(mine)
+            if probe is not None and step % config.probe_every == 0:
+                log.record(as_record(step, probe(params, batch)))
+                log.restart_clock()
+            profile.before(step, params)
+            with watchdog.watching(f"{model.variant} step {step}", kind="step"):
+                params, opt_state, metrics = train_step(params, opt_state, batch)
+                for written in log.push(step, metrics):
+                    bad_steps.check(*written)
+            profile.after(step, params)
+            stopping, last = preemption.reached(), step == config.steps
+            evaluating = config.eval_every and step % config.eval_every == 0 and not last
+            saving = last or stopping or checkpoints.due(step)
+            if evaluating or saving:
+                with watchdog.watching(f"{model.variant} step {step}", kind="step"):
+                    for written in log.flush():  # a bad step stops the run here, before it is saved
+                        bad_steps.check(*written)
+            if evaluating and not stopping:
                 some = itertools.islice(
                     valid_batches(config, text, layout.reads()), config.eval_batches
                 )
-                nats, tokens = evaluate(eval_step, params, map(layout.share, some))
-                log.validation(step, nats / tokens / math.log(2) * tokens_per_byte)
-            if last or checkpoints.due(step):
-                log.flush()  # a loss that is not finite stops the run here, before it is saved
+                with watchdog.watching("validation", times=config.eval_batches):
+                    nats, tokens = evaluate(eval_step, params, map(layout.share, some))
+                log.validation(step, nats / tokens / math.log(2) * work.tokens_per_byte)
+            if saving:
                 checkpoints.save(step, params, opt_state, batches, identity)
-                log.pause()
+                log.restart_clock()
+            if stopping:
+                checkpoints.wait()
+                preemption.leave(f"{model.variant}: step {step} is saved")
+            if step == start_step + 1:
+                lost.restart_after_abort()
 
-        # The score: every validation token once, per byte of the text they spell.
-        nats, _ = evaluate(
-            eval_step, params, map(layout.share, valid_batches(config, text, layout.reads()))
-        )
+        # The score: every validation token once, per byte of the text they spell. All steps are saved by now.
+        checkpoints.wait()
+        scored = preemption.unless_reached(valid_batches(config, text, layout.reads()))
+        nats, _ = evaluate(eval_step, params, map(layout.share, scored))
         valid_bpb = nats / math.log(2) / text.valid.target_bytes
-        if (
-            log.records[-1].get("valid_bpb") != valid_bpb
-        ):  # a finished run that is started again has it already
+        # A finished run that is started again has it already.
+        if not log.records or log.records[-1].get("valid_bpb") != valid_bpb:
             log.validation(config.steps, valid_bpb)
         return Trained(params, valid_bpb, log.records)
+
+
+def _work(
+    config: TrainConfig, graphdef: nnx.GraphDef, shapes: PyTree, text: Text, layout: Layout
+) -> Work:
+    """What a step amounts to; the matmuls are counted only where that gives an MFU."""
+    length = config.data.sequence_length
+    peak = utilisation.peak_flops(layout.mesh.devices.flat[0].device_kind)
+    flops = 0.0
+    if peak:
+        reset = config.data.packing == "documents"
+        flops = utilisation.flops_per_token(graphdef, shapes, config.batch_size, length, reset)
+    return Work(
+        tokens=config.batch_size * length,
+        tokens_per_byte=text.train.target_tokens / text.train.target_bytes,
+        devices=layout.mesh.size,
+        flops_per_token=flops,
+        peak=peak,
+    )
 
 
 class Run(NamedTuple):
     """A run whose every input has been read and checked; nothing is compiled yet."""
 
     config: TrainConfig
-    folder: Path
+    folder: epath.Path
     tokenizer: Tokenizer
     text: Text
     models: dict[str, TitansConfig]  # by variant: the config's own, then its baseline
     layout: Layout
 
 
-def prepare(config: TrainConfig, folder: Path) -> Run:
+def prepare(config: TrainConfig, folder: epath.PathLike) -> Run:
     """Reads what a run needs and opens its workdir.
 
     Args:
@@ -175,6 +233,7 @@ def prepare(config: TrainConfig, folder: Path) -> Run:
       ValueError, FileNotFoundError: see `load_tokenizer`, `load_text`, `make_pipeline`, `check_layout`,
         `transformer_like`, `open_workdir`.
     """
+    folder = epath.Path(folder)
     tokenizer = load_tokenizer(config.data.tokenizer)
     model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     config = dataclasses.replace(config, model=model)
@@ -248,17 +307,24 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.FATAL)  # Orbax logs every file it touches; what matters is raised
+    exit_when_asked()
     try:
         config = train_config(_CONFIG.value)
         split_cpu(config.cpu_devices)
         join_processes(config)
-        prepared = prepare(config, Path(_WORKDIR.value))
+        prepared = prepare(config, epath.Path(_WORKDIR.value))
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
     try:
         execute(prepared)
-    except CheckpointError as error:
+    except guard.BadStepError as error:  # all processes see it
         raise SystemExit(f"error: {error}") from error
+    except Exception as error:
+        if jax.process_count() > 1:
+            lost.outlive(config.process_timeout)
+        if isinstance(error, CheckpointError):
+            raise SystemExit(f"error: {error}") from error
+        raise
 
 
 if __name__ == "__main__":

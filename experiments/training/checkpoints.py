@@ -298,7 +298,8 @@ def read_arrays(
                 raise DamagedError(
                     f"checkpoint {checkpoint} is damaged ({name}/{path} is not what was saved: its checksum differs)"
                 )
-    return found
+    # In the order that was asked for, which is the tree's; Orbax has its own.
+    return {name: {path: found[name][path] for path in arrays} for name, arrays in wanted.items()}
 
 
 def _read(checkpoint: epath.Path, items: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ into dataclasses and refuses values that cannot work, before anything is compile
 import dataclasses
 import difflib
 import importlib.util
+import re
 import sys
 import types
 import typing
@@ -128,6 +129,13 @@ class TrainConfig:
       keep_every: checkpoints at multiples of so many steps are kept too; 0 = none.
       restore_from: start with the parameters of this checkpoint, or of this run's newest, where names match
         (finetune.py); "" = from scratch.
+      on_bad_step: "stop" the run at a loss or gradient that is not finite and at a spike, or "skip" it (guard.py).
+      spike_factor: a loss above the mean of recent ones by this factor is a spike; 0 = none is.
+      step_timeout: seconds after which a step that has not ended ends the process (watchdog.py); 0 = never.
+      process_timeout: seconds after which a process that is not heard of is lost, which ends the others.
+      probe_every: steps between looks into the memories, token by token on one sequence (probe.py); 0 = none.
+      profile_steps: "FIRST:LAST", the steps of which a trace is left in workdir/profile; "" = none.
+      wandb_project: Weights & Biases project that gets the metrics too; "" = none.
       data: see DataConfig.
       model: see titans_jax.TitansConfig.
       optimizer: see OptimizerConfig.
@@ -149,6 +157,13 @@ class TrainConfig:
     keep_checkpoints: int = 2
     keep_every: int = 0
     restore_from: str = ""
+    on_bad_step: str = "stop"
+    spike_factor: float = 0.0
+    step_timeout: int = 1800
+    process_timeout: int = 100
+    probe_every: int = 1000
+    profile_steps: str = ""
+    wandb_project: str = ""
     data: DataConfig = DataConfig()
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -206,6 +221,21 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def profiled_steps(value: str) -> tuple[int, int]:
+    """Returns the first and the last of config.profile_steps, "FIRST:LAST".
+
+    Raises:
+      ValueError: it is not of that form.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", value)
+    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= first <= last:
+        raise ValueError(
+            f"config.profile_steps={value!r}: must be FIRST:LAST, two steps from 1 on, such as 10:15"
+        )
+    return first, last
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -303,7 +333,8 @@ def _check(config: TrainConfig) -> None:
         "steps": 1, "batch_size": 1, "cpu_devices": 1, "accumulation": 1, "log_every": 1, "eval_every": 0,
         "eval_batches": 1, "checkpoint_every": 1, "keep_checkpoints": 2, "data.sequence_length": 2,
         "data.valid_bytes": 0, "sample.length": 1, "sample.top_k": 0, "mesh.data": 0, "mesh.fsdp": 0,
-        "mesh.sequence": 1, "mesh.tensor": 1, "keep_every": 0,
+        "mesh.sequence": 1, "mesh.tensor": 1, "keep_every": 0, "step_timeout": 0, "process_timeout": 1,
+        "probe_every": 0,
     }  # fmt: skip
     flat = flatten(config)
     for name, least in at_least.items():
@@ -322,6 +353,19 @@ def _check(config: TrainConfig) -> None:
     for name in ("optimizer.weight_decay", "sample.temperature"):
         if not flat[name] >= 0:
             raise ValueError(f"config.{name}={flat[name]}: must not be negative")
+    if config.on_bad_step not in ("stop", "skip"):
+        raise ValueError(f"config.on_bad_step={config.on_bad_step!r}: must be 'stop' or 'skip'")
+    if config.spike_factor and not config.spike_factor > 1:
+        raise ValueError(
+            f"config.spike_factor={config.spike_factor}: must be 0, or above 1, by which the mean is multiplied"
+        )
+    if config.profile_steps:
+        profiled_steps(config.profile_steps)
+    if config.wandb_project and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"config.wandb_project={config.wandb_project!r}: needs the package wandb, which is not installed; "
+            "pip install wandb"
+        )
     if config.keep_every % config.checkpoint_every:
         raise ValueError(
             f"config.keep_every={config.keep_every}: must be a multiple of "

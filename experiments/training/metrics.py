@@ -1,139 +1,171 @@
-"""Metrics of a run: fetched from the device one step late, written to metrics.jsonl, TensorBoard and the console."""
+"""Metrics of a run: fetched from the device one step late, written down, and shortly on the console."""
 
-import json
 import math
 import resource
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
-from tensorboardX import SummaryWriter
 
+from experiments.training.groups import GROUPS
+from experiments.training.processes import is_first, say
 from experiments.training.step import StepMetrics
+from experiments.training.step_clock import StepClock
+from experiments.training.writers import Record, Writer
+
+
+class Work(NamedTuple):
+    """What a step amounts to."""
+
+    tokens: int  # in a batch
+    tokens_per_byte: float  # of the training text; turns nats per token into bits per byte
+    devices: int = 1
+    flops_per_token: float = 0.0  # 0: not counted, because the devices' peak is not known
+    peak: float = 0.0  # FLOP/s of a device
 
 
 class MetricsLog:
     """Writes what each step reports.
 
-    `push` keeps a step's device scalars and fetches those of the step before, which are ready by then: the device
-    always has the next step queued while the host waits.
+    `push` keeps a step's results on the device and fetches those of the step before, which are ready by then: the
+    device always has the next step queued while the host waits.
+
+    Each step gives "loss", "bpb", "grad_norm" and "learning_rate", and "skipped" if it was; where the console gets a
+    line also norms by group of parameters, speed, step times, goodput and memory. What was measured by a clock has its
+    name in `CLOCKED`.
     """
+
+    CLOCKED = (
+        "tokens_per_second",
+        "tokens_per_second_per_device",
+        "mfu",
+        "step_seconds_p50",
+        "step_seconds_p90",
+        "step_seconds_p99",
+        "goodput",
+        "memory_bytes",
+    )
 
     def __init__(
         self,
-        folder: Path,
+        records: Sequence[Record],
+        writers: Sequence[Writer],
         *,
         name: str,
-        start_step: int,
         steps: int,
-        tokens_per_step: int,
-        tokens_per_byte: float,
+        work: Work,
         log_every: int,
         learning_rate: Callable[[int], Any],
+        clock: StepClock | None = None,
     ):
-        """Opens `folder`/metrics.jsonl and TensorBoard's files beside it, continuing after `start_step`.
+        """Continues after `records`.
 
         Args:
-          folder: where to write.
+          records: of earlier starts, up to the step that is continued from; the writers have them.
+          writers: for new ones; none in all processes but the first.
           name: of the model, for the console.
-          start_step: steps done before; records of later ones (a run stopped after its last checkpoint) are dropped,
-            because those steps are about to be done again.
           steps: steps of the whole run.
-          tokens_per_step: tokens in a batch.
-          tokens_per_byte: of the training text; turns nats per token into bits per byte.
+          work: what a step amounts to.
           log_every: steps between console lines.
-          learning_rate: step -> rate, for the record.
+          learning_rate: optimizer steps done -> rate, for the record.
+          clock: None for a new one.
         """
-        self._name, self._steps, self._log_every = name, steps, log_every
-        self._tokens_per_step, self._tokens_per_byte = tokens_per_step, tokens_per_byte
-        self._learning_rate = learning_rate
-        self.records = _records_until(folder / "metrics.jsonl", start_step)
-        self._file = _reopen(folder / "metrics.jsonl", self.records)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self.records = list(records)
+        self._writers, self._name, self._steps = writers, name, steps
+        self._work, self._log_every, self._learning_rate = work, log_every, learning_rate
+        self._skipped = sum(record.get("skipped", 0) for record in self.records)
         self._pending: tuple[int, StepMetrics] | None = None
-        self._clock: tuple[int, float] | None = None  # (step, time) where the rate is counted from
+        self._clock = StepClock() if clock is None else clock
 
-    def push(self, step: int, metrics: StepMetrics) -> None:
+    def push(self, step: int, metrics: StepMetrics) -> list[tuple[int, StepMetrics]]:
         """Takes the metrics of `step` (1 = the first) and writes those of the step before.
 
-        Raises:
-          FloatingPointError: a loss is not finite.
+        Returns:
+          The step before and its metrics, now on the host; nothing if there is none.
         """
         ready, self._pending = self._pending, (step, metrics)
-        if ready is not None:
-            self._write(*ready)
+        return [] if ready is None else [self._write(*ready)]
 
-    def flush(self) -> None:
+    def flush(self) -> list[tuple[int, StepMetrics]]:
         """Writes the last pushed metrics as well; waits for the device.
 
-        Raises:
-          FloatingPointError: a loss is not finite.
+        Returns:
+          As `push`.
         """
         ready, self._pending = self._pending, None
-        if ready is not None:
-            self._write(*ready)
-        self._file.flush()
+        written = [] if ready is None else [self._write(*ready)]
+        for writer in self._writers:
+            writer.flush()
+        return written
 
     def validation(self, step: int, bits_per_byte: float) -> None:
         """Records a validation at `step` and prints it."""
-        self._record({"step": step, "valid_bpb": bits_per_byte})
-        print(
-            f"{self._name} step {step}/{self._steps}  validation {bits_per_byte:.4f} bits per byte",
-            flush=True,
-        )
+        self.record({"step": step, "valid_bpb": bits_per_byte})
+        say(f"{self._name} step {step}/{self._steps}  validation {bits_per_byte:.4f} bits per byte")
+        self.restart_clock()
 
-    def pause(self) -> None:
-        """Leaves the time until the next step out of the speed (validation, checkpoints)."""
-        self._clock = None
+    def record(self, record: Record) -> None:
+        """Writes a record; it has a "step"."""
+        self.records.append(record)
+        for writer in self._writers:
+            writer.write(record)
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last step out of the speed (validation, checkpoints)."""
+        self._clock.restart()
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
-        self._board.close()
+        for writer in self._writers:
+            writer.close()
 
-    def _write(self, step: int, metrics: StepMetrics) -> None:
-        loss, grad_norm = (float(x) for x in jax.device_get(metrics))
-        record = {
+    def _write(self, step: int, metrics: StepMetrics) -> tuple[int, StepMetrics]:
+        metrics = jax.device_get(metrics)
+        self._clock.step()
+        loss = float(metrics.loss)
+        record: Record = {
             "step": step,
             "loss": loss,
-            "bpb": loss / math.log(2) * self._tokens_per_byte,
-            "grad_norm": grad_norm,
-            "learning_rate": float(self._learning_rate(step - 1)),
+            "bpb": loss / math.log(2) * self._work.tokens_per_byte,
+            "grad_norm": float(metrics.grad_norm),
+            "learning_rate": float(self._learning_rate(step - 1 - self._skipped)),
         }
-        now = time.perf_counter()
-        if self._clock is None:
-            self._clock = (step, now)  # the first step compiles
-        elif step % self._log_every == 0 or step == self._steps:
-            done, since = step - self._clock[0], now - self._clock[1]
-            record["tokens_per_second"] = round(done * self._tokens_per_step / since, 1)
-            self._clock = (step, now)
-        self._record(record)
-        if step % self._log_every == 0 or step in (1, self._steps):
+        if metrics.bad:  # the schedule counts the steps that were taken
+            record["skipped"] = 1
+            self._skipped += 1
+        shown = step % self._log_every == 0 or step in (1, self._steps)
+        if shown:
+            record |= _by_group("grad_norm", metrics.grad_norms)
+            record |= _by_group("update_norm", metrics.update_norms)
+            record |= self._speed()
+        self.record(record)
+        if shown and is_first():
             self._print(record)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"{self._name}: loss is {loss} at step {step} (gradient norm {grad_norm}); no checkpoint holds it. "
-                "Lower config.optimizer.learning_rate or config.optimizer.clip_norm"
-            )
+        return step, metrics
 
-    def _record(self, record: dict[str, Any]) -> None:
-        self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
-        for key, value in record.items():
-            if key != "step":
-                self._board.add_scalar(key, value, record["step"])
+    def _speed(self) -> Record:
+        times = self._clock.report()
+        speed: Record = {"memory_bytes": peak_memory()}
+        mean = times.pop("step_seconds_mean", None)
+        if mean is not None:
+            work = self._work
+            rate = work.tokens / mean
+            speed["tokens_per_second"] = round(rate, 1)
+            speed["tokens_per_second_per_device"] = round(rate / work.devices, 1)
+            if work.peak:
+                speed["mfu"] = rate * work.flops_per_token / (work.devices * work.peak)
+        return speed | times
 
-    def _print(self, record: dict[str, Any]) -> None:
+    def _print(self, record: Record) -> None:
         step, speed = record["step"], record.get("tokens_per_second")
-        eta = (self._steps - step) * self._tokens_per_step / speed if speed else None
+        eta = (self._steps - step) * self._work.tokens / speed if speed else None
         print(
             f"{self._name} step {step}/{self._steps}  loss {record['loss']:.4f}  bpb {record['bpb']:.4f}  "
             f"lr {record['learning_rate']:.2e}  grad {record['grad_norm']:.2f}  "
-            + (f"{speed:,.0f} tokens/s  eta {_clock(eta)}  " if speed and eta is not None else "")
-            + f"memory {peak_memory() / 2**30:.2f} GiB",
+            + (f"{speed:,.0f} tokens/s  eta {_hours(eta)}  " if speed and eta is not None else "")
+            + (f"mfu {record['mfu']:.1%}  " if "mfu" in record else "")
+            + f"memory {record['memory_bytes'] / 2**30:.2f} GiB",
             flush=True,
         )
 
@@ -147,29 +179,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _records_until(path: Path, last_step: int) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line a killed run was writing
-        if record["step"] <= last_step:
-            records.append(record)
-    return records
+def _by_group(name: str, norms: Any) -> Record:
+    values = zip(GROUPS, map(float, norms), strict=True)
+    return {f"{name}/{group}": value for group, value in values if value}
 
 
-def _reopen(path: Path, records: list[dict[str, Any]]) -> TextIO:
-    # Replaced in one move: a run killed here keeps its old records.
-    rewritten = path.with_suffix(".rewritten")
-    rewritten.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    rewritten.replace(path)
-    return path.open("a", encoding="utf-8")
-
-
-def _clock(seconds: float) -> str:
+def _hours(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -24,6 +24,7 @@ def join_processes(config: TrainConfig) -> None:
         jax.distributed.initialize(
             num_processes=None if number is None else int(number),
             process_id=None if index is None else int(index),
+            heartbeat_timeout_seconds=config.process_timeout,
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(

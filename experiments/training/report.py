@@ -1,7 +1,7 @@
 """What a run says at its end: bits per byte against yardsticks, a sample, the loss curves, where everything lies."""
 
+import io
 import json
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -9,12 +9,13 @@ import matplotlib
 matplotlib.use("Agg")  # no display on a training machine
 import matplotlib.pyplot as plt
 import numpy as np
+from etils import epath
 
 _SMOOTHING = 20  # steps over which the drawn curve is averaged
 
 
 def plot_curves(
-    records: dict[str, list[dict[str, Any]]], horizontal: dict[str, float], path: Path
+    records: dict[str, list[dict[str, Any]]], horizontal: dict[str, float], path: epath.Path
 ) -> None:
     """Draws bits per byte over steps.
 
@@ -43,12 +44,14 @@ def plot_curves(
     axes.set(xlabel="step", ylabel="bits per byte")
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120, format="png")
+    path.write_bytes(image.getvalue())
     plt.close(figure)
 
 
 def write_report(
-    workdir: Path,
+    workdir: epath.Path,
     scores: dict[str, float],
     counts: dict[str, int],
     records: dict[str, list[dict[str, Any]]],

@@ -13,8 +13,10 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
+from experiments.training.groups import group_norms
+from experiments.training.guard import GuardState
 from experiments.training.sharding import shardings
 from titans_jax import Titans, TitansConfig
 from titans_jax.models.loss import next_token_loss
@@ -23,10 +25,14 @@ Batch = dict[str, Any]  # "inputs", "targets": Int32[B T]; "loss_mask", "reset":
 
 
 class StepMetrics(NamedTuple):
-    """What one optimizer step reports; device scalars."""
+    """What one optimizer step reports; on the device."""
 
     loss: Float[Array, ""]  # nats per token, over the whole batch
     grad_norm: Float[Array, ""]  # global norm before clipping
+    grad_norms: Float[Array, " groups"]  # of each of `GROUPS`, before clipping
+    update_norms: Float[Array, " groups"]  # of what was added to the parameters
+    bad: Bool[Array, ""]  # a guarded optimizer did nothing
+    mean_loss: Float[Array, ""]  # of recent steps, which the guard compares with; 0 without one
 
 
 def split_model(config: TitansConfig) -> tuple[nnx.GraphDef, PyTree]:
@@ -81,11 +87,13 @@ def make_train_step(
 
     Args:
       graphdef: the model's static part.
-      optimizer: any optax transformation.
+      optimizer: any optax transformation; a guarded one (guard.py) leaves everything as it is at a bad step.
       placed: where parameters and optimizer state lie, before and after; None: where they come.
       accumulation: the batch is cut into this many equal parts, gradients summed over a `lax.scan`; parts are
         weighted by the tokens that count in them, so the result is the gradient of the whole batch's mean loss.
     """
+
+    update = optax.with_extra_args_support(optimizer).update
 
     def loss_and_grads(params: PyTree, batch: Batch) -> tuple[Array, Array, PyTree]:
         def loss(params: PyTree) -> tuple[Array, Array]:
@@ -120,9 +128,15 @@ def make_train_step(
             placed is not None
         ):  # summed into the part that each device keeps, not whole on every one
             grads = jax.lax.with_sharding_constraint(grads, placed.params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        norms = group_norms(grads)
+        norm = jnp.sqrt(jnp.sum(jnp.square(norms)))
+        updates, opt_state = update(grads, opt_state, params, loss=loss, grad_norm=norm)
         params = optax.apply_updates(params, updates)
-        return params, opt_state, StepMetrics(loss, optax.tree.norm(grads))
+        bad, mean = jnp.array(False), jnp.zeros((), jnp.float32)
+        if isinstance(opt_state, GuardState):
+            bad, mean = opt_state.bad, opt_state.mean_loss
+        metrics = StepMetrics(loss, norm, norms, group_norms(updates), bad, mean)
+        return params, opt_state, metrics
 
     results = None if placed is None else (placed.params, placed.opt_state, None)
     return jax.jit(step, donate_argnums=(0, 1), out_shardings=results)

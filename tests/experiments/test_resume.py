@@ -9,6 +9,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint import v1 as ocp
 
 from experiments import train as training
+from experiments.training.metrics import MetricsLog
 from tests.experiments.tiny_run import tiny_config
 
 
@@ -63,7 +64,7 @@ def losses(folder):
 
 
 def without_clock(record):
-    return {name: value for name, value in record.items() if name != "tokens_per_second"}
+    return {name: value for name, value in record.items() if name not in MetricsLog.CLOCKED}
 
 
 @pytest.mark.parametrize(("variant", "accumulation"), [("transformer", 1), ("mac", 2)])
