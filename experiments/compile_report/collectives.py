@@ -21,9 +21,16 @@ _ARRAY = re.compile(r"\b(pred|bf16|[fsuc]\d+)\[([\d,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,]*\}(?:,\{[\d,]*\})*)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _ALONG = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+#: Between slices the host's network runtime does it: the chip hands its part over.
+_BETWEEN_SLICES = re.compile(r' send\(.*_xla_megascale_transfer_type="(\w+)"')
+_TARGET = re.compile(r'_xla_megascale_target="\{([\d,:]+)\}')
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,]*\}(?:,\{[\d,]*\})*)\}")
 #: libtpu writes a reduce-scatter as a fusion of this name around an all-reduce and a slice.
 _FUSED_SCATTER = "all-reduce-scatter"
+
+
+#: In place of a mesh axis: between slices.
+SLICES = "slices"
 
 
 class Collective(NamedTuple):
@@ -31,7 +38,7 @@ class Collective(NamedTuple):
 
     Attributes:
         kind: one of `KINDS`.
-        axes: mesh axes along which its groups run.
+        axes: mesh axes along which its groups run, or `SLICES`.
         chips: devices in a group.
         bytes: that a device sends in a step, all runs of the operation together.
         times: runs in a step.
@@ -57,6 +64,9 @@ def collectives(hlo: str, axes: Sequence[str], shape: Sequence[int]) -> list[Col
     """
     found: dict[str, Collective] = {}
     for line, times, computation in operations(hlo):
+        if between := _BETWEEN_SLICES.search(line):
+            found[line] = _between_slices(line, between[1], times)
+            continue
         match = _OPERATION.search(line)
         if not match:
             continue
@@ -77,6 +87,18 @@ def collectives(hlo: str, axes: Sequence[str], shape: Sequence[int]) -> list[Col
         sent = size * share * (2 if kind == "all-reduce" else 1)
         found[name] = Collective(kind, _along(groups, axes, shape), chips, sent * times, times)
     return list(found.values())
+
+
+def _between_slices(line: str, kind: str, times: int) -> Collective:
+    target = _TARGET.search(line)
+    if target is None:
+        raise ValueError(f"no slices in {line.strip()[:160]!r}")
+    ends = [[int(n) for n in part.split(":")] for part in target[1].split(",")]
+    slices = sum(part[-1] - part[0] + 1 for part in ends)
+    name = kind.lower().replace("_", "-")
+    sent = _largest(line.split(" send(")[0]) * (slices - 1) / slices
+    sent *= 2 if name == "all-reduce" else 1
+    return Collective(name, (SLICES,), slices, sent * times, times)
 
 
 def _sizes(text: str) -> list[int]:

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,9 @@ from experiments.training.optimizer import make_optimizer
 from experiments.training.sharding import bytes_per_device
 from experiments.training.step import make_eval_step, make_train_step, place, split_model
 
-_REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+_REFUSED = re.compile(
+    r"(?:Used |temporaries \()([\d.]+)([KMGT])\)? (?:of|exceeds available HBM \()\s?([\d.]+)([KMGT])"
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -73,7 +76,9 @@ def topology_devices(topology: str, num_slices: int = 1) -> list[Any]:
     Raises:
         ValueError: there is no such topology, or no libtpu to ask.
     """
-    options = {"num_slices": num_slices} if num_slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
+    if topology.startswith("v4:"):
+        options["chip_config_name"] = "megacore"  # one device for both cores of a chip, as on a pod
     try:
         return topologies.get_topology_desc(
             topology_name=topology, platform="tpu", **options
@@ -83,6 +88,12 @@ def topology_devices(topology: str, num_slices: int = 1) -> list[Any]:
             f"--topology={topology}, --num_slices={num_slices}: {str(error).splitlines()[0]} (it needs the package "
             "libtpu, and a name such as v5e:8x8, v5p:8x8x8 or v4:4x4x4)"
         ) from error
+
+
+def devices_per_chip(devices: Sequence[Any]) -> int:
+    """Devices that share a chip's memory and links: two where each core is one."""
+    chips = {(getattr(device, "slice_index", 0), tuple(device.coords)) for device in devices}
+    return len(devices) // len(chips)
 
 
 def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
@@ -128,10 +139,10 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            refused = _REFUSED.search(str(error))
-            if refused is None:
+            needed = refused_bytes(str(error))
+            if needed is None:
                 raise
-            total, limit = (int(float(refused[i]) * _UNITS[refused[i + 1]]) for i in (1, 3))
+            total, limit = needed
             seconds = time.perf_counter() - began
             return static._replace(fits=False, total=total, limit=limit, seconds=seconds)
     hlo, memory = compiled.as_text(), compiled.memory_analysis()
@@ -141,6 +152,15 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
         collectives=tuple(collectives(hlo, AXES, tuple(layout.mesh.shape[axis] for axis in AXES))),
         seconds=time.perf_counter() - began,
     )
+
+
+def refused_bytes(message: str) -> tuple[int, int] | None:
+    """HBM that a program needs and that there is, from the compiler's refusal; None for any other message."""
+    refused = _REFUSED.search(message)
+    if refused is None:
+        return None
+    needed, there = (int(float(refused[i]) * _UNITS[refused[i + 1]]) for i in (1, 3))
+    return needed, there
 
 
 def _at(shapes: Any, placed: Any) -> Any:

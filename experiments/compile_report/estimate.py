@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.compile_report.collectives import Collective
-from experiments.compile_report.compile import Step
+from experiments.compile_report.collectives import SLICES, Collective
+from experiments.compile_report.compile import Step, devices_per_chip
 from experiments.training.config import TrainConfig
 from experiments.training.mesh import AXES, make_layout
 from pallas_kernels.chips import Chip
@@ -52,14 +52,14 @@ def estimate(config: TrainConfig, step: Step, chip: Chip, devices: Sequence[Any]
         chip: their kind.
         devices: of the topology.
     """
-    per_chip = chip.cores // chip.device_cores  # devices that share a chip's memory and links
+    per_chip = devices_per_chip(devices)
     peak, hbm = chip.peak / per_chip, chip.hbm / per_chip
     forward = step.forward_flops / step.devices
     compute = forward * (4 if config.model.remat else 3) / peak
     memory = step.accessed / hbm
     mesh = make_layout(config.mesh, devices).mesh
     times = [(c, _seconds(c, chip, per_chip, mesh.devices)) for c in step.collectives]
-    network = sum(t for c, t in times if _leaves_slice(c, mesh.devices))
+    network = sum(t for c, t in times if SLICES in c.axes)
     interconnect = sum(t for _, t in times) - network
     seconds = max(compute, memory, interconnect, network)
     tokens = config.batch_size * config.data.sequence_length
@@ -76,7 +76,7 @@ def estimate(config: TrainConfig, step: Step, chip: Chip, devices: Sequence[Any]
 
 
 def _seconds(collective: Collective, chip: Chip, per_chip: int, grid: np.ndarray) -> float:
-    if _leaves_slice(collective, grid):
+    if SLICES in collective.axes:
         return collective.bytes / (chip.network / per_chip)
     spanned = _spanned(collective.axes, grid)
     rate = chip.interconnect / per_chip * min(1.0, spanned / chip.dimensions)
@@ -87,10 +87,6 @@ def _group(axes: Sequence[str], grid: np.ndarray) -> list[Any]:
     """The devices of the mesh's first group along some axes."""
     index = tuple(slice(None) if axis in axes else 0 for axis in AXES)
     return list(np.ravel(grid[index]))
-
-
-def _leaves_slice(collective: Collective, grid: np.ndarray) -> bool:
-    return len({getattr(d, "slice_index", 0) for d in _group(collective.axes, grid)}) > 1
 
 
 def _spanned(axes: Sequence[str], grid: np.ndarray) -> int:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.compile_report.compile import Step
+from experiments.compile_report.compile import Step, devices_per_chip
 from experiments.compile_report.estimate import estimate
 from experiments.training.config import TrainConfig
 from pallas_kernels.chips import Chip
@@ -22,7 +22,7 @@ def row(config: TrainConfig, step: Step, chip: Chip, devices: Sequence[Any]) -> 
       chip: the devices' kind.
       devices: of the topology.
     """
-    each = chip.cores // chip.device_cores
+    each = devices_per_chip(devices)
     tokens = config.batch_size * config.data.sequence_length
     result: dict[str, Any] = {
         "variant": config.model.variant,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.compile_report.collectives import collectives
+from experiments.compile_report.collectives import SLICES, collectives
 
 AXES, SHAPE = ("data", "fsdp"), (2, 4)
 
@@ -69,6 +69,17 @@ def test_groups_by_axes_of_a_mesh():
     )
     gather = next(c for c in collectives(text, AXES, SHAPE) if c.kind == "all-gather")
     assert (gather.axes, gather.chips) == (("data",), 2)
+
+
+def test_between_slices():
+    send = (
+        "  %send.1 = (bf16[36,8,128]{2,1,0}, u32[], token[]) send(%b, %a), channel_id=9, is_host_transfer=true, "
+        'frontend_attributes={_xla_megascale_target="{1:4}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    text = PROGRAM.replace("  %fusion.1 =", f"{send}\n  %fusion.1 =")
+    found = next(c for c in collectives(text, AXES, SHAPE) if c.axes == (SLICES,))
+    assert (found.kind, found.chips, found.times) == ("all-reduce", 4, 5)
+    assert found.bytes == 5 * 2 * (36 * 8 * 128 * 2) * 3 / 4
 
 
 def test_groups_that_are_not_understood():
