@@ -142,9 +142,9 @@ def train(
         stack.callback(profile.close)
 
         # The loop. Metrics are one step late; what is pending is written before a validation or a checkpoint.
+        if preemption.reached(start_step):
+            preemption.leave("no step was done since the start")
         for step in range(start_step + 1, config.steps + 1):
-            if step == start_step + 1 and preemption.reached():
-                preemption.leave("no step was done since the start")
             with watchdog.watching(f"{model.variant} step {step}", kind="step"):
                 mine = next(batches)
                 bad_steps.keep(step, mine)
@@ -158,7 +158,7 @@ def train(
                 for written in log.push(step, metrics):
                     bad_steps.check(*written)
             profile.after(step, params)
-            stopping, last = preemption.reached(), step == config.steps
+            stopping, last = preemption.reached(step), step == config.steps
             evaluating = config.eval_every and step % config.eval_every == 0 and not last
             saving = last or stopping or checkpoints.due(step)
             if evaluating or saving:
@@ -183,7 +183,9 @@ def train(
 
         # The score: every validation token once, per byte of the text they spell. All steps are saved by now.
         checkpoints.wait()
-        scored = preemption.unless_reached(valid_batches(config, text, layout.reads()))
+        scored = preemption.unless_reached(
+            config.steps, valid_batches(config, text, layout.reads())
+        )
         nats, _ = evaluate(eval_step, params, map(layout.share, scored))
         valid_bpb = nats / math.log(2) / text.valid.target_bytes
         # A finished run that is started again has it already.

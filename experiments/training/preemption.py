@@ -34,11 +34,11 @@ def exit_when_asked() -> None:
 class Preemption:
     """Whether this process, or one that it works with, was asked to stop; a context in which SIGTERM only asks.
 
-    All processes call `reached` and `unless_reached` equally often.
+    All processes ask at the same steps. Orbax asks JAX too, about the step that it may save, so steps must be those.
     """
 
     def __init__(self) -> None:
-        self._asked, self._calls = False, 0
+        self._asked = False
         self._before: Any = None
         self._together = jax.distributed.is_initialized()  # JAX listens for the signal then
 
@@ -54,18 +54,22 @@ class Preemption:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
-    def reached(self) -> bool:
-        """Whether to save and stop here, in all processes."""
-        self._calls += 1
+    def reached(self, step: int) -> bool:
+        """Whether to save and stop at a step, in all processes; steps ascend."""
         if self._together and not self._asked:
-            self._asked = multihost_utils.reached_preemption_sync_point(self._calls)
+            self._asked = multihost_utils.reached_preemption_sync_point(step)
         return self._asked
 
-    def unless_reached(self, items: Iterable[T]) -> Iterator[T]:
-        """Gives the items, and exits before the next one when asked to; for work that can be done again."""
-        for item in items:
-            if self.reached():
-                self.leave("nothing is lost")
+    def unless_reached(self, step: int, items: Iterable[T]) -> Iterator[T]:
+        """Gives the items, and exits before the next one when asked to; for what is done again after a restart.
+
+        Args:
+          step: the last one that was asked about; items count on from it.
+          items: any.
+        """
+        for index, item in enumerate(items, 1):
+            if self.reached(step + index):
+                self.leave("all steps are saved")
             yield item
 
     def leave(self, state: str) -> None:

@@ -18,7 +18,7 @@ from experiments.training.preemption import PREEMPTED
 class Watchdog:
     """Watches the work in `watching`, from a thread of its own."""
 
-    def __init__(self, seconds: int):
+    def __init__(self, seconds: float):
         """Starts watching when there is something to watch.
 
         Args:
