@@ -54,6 +54,13 @@ def test_train_continue_sample(tmp_path):
     assert "config.seed: 0 in the workdir, 5 given" in refused.stderr
     assert "Traceback" not in refused.stderr
 
+    # A run that diverges: one message with what is known, and no traceback.
+    diverges = [f"--workdir={tmp_path / 'diverges'}", "--config.optimizer.learning_rate=1e30"]
+    bad = command("experiments.train", *flags, *diverges, "--config.steps=9")
+    assert bad.returncode == 1
+    assert re.search(r"^error: mac step \d: loss .*not finite .*memory .*bad_batch_", bad.stderr)
+    assert "Traceback" not in bad.stderr
+
     sample = command(
         "experiments.sample", f"--workdir={workdir}", "--prompt=def main(", "--length=5"
     )

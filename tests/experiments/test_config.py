@@ -51,6 +51,11 @@ def test_missing_config_file_names_the_nearest(capsys):
         ("data.valid_fraction", 1.0),
         ("data.packing", "tight"),
         ("sample.temperature", -1.0),
+        ("on_bad_step", "ignore"),
+        ("spike_factor", 0.5),
+        ("process_timeout", 0),
+        ("profile_steps", "15:10"),
+        ("profile_steps", "10"),
     ],
 )
 def test_value_that_cannot_work_is_named(field, value):
