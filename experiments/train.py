@@ -145,7 +145,7 @@ def train(
         if preemption.reached(start_step):
             preemption.leave("no step was done since the start")
         for step in range(start_step + 1, config.steps + 1):
-            with watchdog.watching(f"{model.variant} step {step}", kind="step"):
+            with watchdog.watching(f"{model.variant}: batch {step}", kind="batch"):
                 mine = next(batches)
                 bad_steps.keep(step, mine)
                 batch = layout.share(mine)

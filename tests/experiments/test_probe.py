@@ -33,7 +33,7 @@ def test_every_layer_reports_its_means(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_with_probe_and_profile_computes_the_same(tmp_path):
+def test_a_run_with_probe_and_profile_computes_the_same(tmp_path, capsys):
     losses = []
     for name, changes in {
         "plain": {"probe_every": 0},
@@ -50,4 +50,6 @@ def test_a_run_with_probe_and_profile_computes_the_same(tmp_path):
     probed = [r["step"] for r in trained.records if "memory/0/norm_M" in r]
     assert probed == [2, 4]
     assert not (tmp_path / "plain/profile").exists()
+    said = capsys.readouterr().out  # the trace ends with its last step, not with the run
+    assert 0 < said.index("profile: xprof --logdir") < said.rindex("step 4/5")
     assert len(list((tmp_path / "watched/profile").rglob("*.xplane.pb"))) == 1

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
+from experiments import train as training
 from experiments.training import watchdog
 from experiments.training.preemption import PREEMPTED
+from tests.experiments.tiny_run import tiny_config
 
 PROGRAM = """
 import threading
@@ -56,3 +59,37 @@ def test_only_what_takes_too_long_is_ended(seconds, times, ended, monkeypatch):
         assert happened.wait(0.9) == bool(ended)
     assert seen == ended
     dog.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_may_compile_as_long_as_it_takes_but_no_step_may(tmp_path, monkeypatch):
+    seen = []
+
+    def end(what, limit):
+        seen.append(what)
+        raise SystemExit  # only of the thread
+
+    make = training.make_train_step
+
+    def make_slow_step(*args):
+        step, calls = make(*args), 0
+
+        def slow(*inputs):
+            nonlocal calls
+            calls += 1
+            time.sleep({1: 1.6, 4: 1.6}.get(calls, 0))
+            return step(*inputs)
+
+        return slow
+
+    monkeypatch.setattr(watchdog, "_end", end)
+    monkeypatch.setattr(training, "make_train_step", make_slow_step)
+    config = tiny_config(
+        tmp_path, steps=5, step_timeout=1, eval_every=0, model__variant="transformer"
+    )
+    run = training.prepare(config, tmp_path / "run")
+    model = run.models["transformer"]
+    training.train(
+        run.config, model, run.text, run.tokenizer, run.folder / "transformer", run.layout
+    )
+    assert seen == ["transformer step 4"]
