@@ -13,7 +13,7 @@ _BRANCHES = re.compile(
     r" conditional\(.*(?:branch_computations=\{([^}]*)\}|true_computation=(.*false_computation=[^,]+))"
 )
 _NAMES = re.compile(r"%([\w.-]+)")
-_CONSTANT = re.compile(r"%([\w.-]+) = s32\[\][^ ]* constant\((\d+)\)")
+_CONSTANT = re.compile(r"%([\w.-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
 _COMPARE = re.compile(r"ROOT %[\w.-]+ = pred\[\].* compare\(%([\w.-]+), %([\w.-]+)\), direction=LT")
 
 
