@@ -126,7 +126,7 @@ def train(
         records = read_records(folder / "metrics.jsonl", start_step) if is_first() else []
         log = MetricsLog(
             records,
-            open_writers(folder, config, model.variant, start_step, records) if is_first() else (),
+            open_writers(folder, config, start_step, records) if is_first() else (),
             name=model.variant,
             steps=config.steps,
             work=work,

@@ -22,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from experiments.training.checksums import checksums
 from experiments.training.optimizer import path_name
 from experiments.training.processes import is_first, say
+from experiments.training.workdir import absolute
 
 T = TypeVar("T")
 _policies = ocp.training
@@ -47,7 +48,7 @@ class Checkpoints:
           keep: the newest so many are kept.
           keep_every: those at multiples of so many steps are kept too; 0 = none.
         """
-        self._folder = epath.Path(folder).absolute()
+        self._folder = absolute(folder)
         self._pending: int | None = None  # the step being written
         preserved = [_policies.preservation_policies.LatestN(keep)]
         if keep_every:

@@ -364,7 +364,7 @@ def _check(config: TrainConfig) -> None:
     if config.wandb_project and importlib.util.find_spec("wandb") is None:
         raise ValueError(
             f"config.wandb_project={config.wandb_project!r}: needs the package wandb, which is not installed; "
-            "pip install wandb"
+            "pip install 'titans-jax[wandb]'"
         )
     if config.keep_every % config.checkpoint_every:
         raise ValueError(

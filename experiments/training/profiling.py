@@ -9,7 +9,8 @@ from etils import epath
 
 from experiments.training.config import profiled_steps
 from experiments.training.processes import is_first, say
-from experiments.training.writers import copy_folder, is_url
+from experiments.training.workdir import is_url
+from experiments.training.writers import copy_folder
 
 
 class Profile:

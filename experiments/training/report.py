@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
 
+from experiments.training.workdir import absolute
+
 _SMOOTHING = 20  # steps over which the drawn curve is averaged
 
 
@@ -91,7 +93,7 @@ def write_report(
         "TensorBoard": f"tensorboard --logdir {workdir}",
         "checkpoints": ", ".join(f"{name}/checkpoints" for name in records),
     }
-    print(f"\neverything lies under {workdir.absolute()}")
+    print(f"\neverything lies under {absolute(workdir)}")
     for what, where in places.items():
         print(f"  {what:<24}{where}")
     print(

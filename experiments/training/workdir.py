@@ -121,6 +121,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "platform": platform.platform(), **found}
 
 
+def is_url(path: epath.PathLike) -> bool:
+    """Whether a path is no file of this machine, such as gs://BUCKET/RUN."""
+    return "://" in str(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Returns the path that names the same from any working directory; `Path.absolute` would spoil a URL."""
+    return epath.Path(path) if is_url(path) else epath.Path(path).absolute()
+
+
 def _write(path: epath.Path, content: dict[str, Any]) -> None:
     # Under another name until it is whole: a full disk leaves what was there.
     new = path.with_name(path.name + ".new")

@@ -4,6 +4,7 @@ In a folder of this machine the files grow line by line. Storage behind a URL su
 files are written whole, at every `flush`.
 """
 
+import hashlib
 import importlib
 import json
 import tempfile
@@ -14,6 +15,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from experiments.training.config import TrainConfig, flatten
+from experiments.training.workdir import absolute, is_url
 
 Record = dict[str, Any]
 
@@ -32,14 +34,13 @@ class Writer(Protocol):
 
 
 def open_writers(
-    folder: epath.Path, config: TrainConfig, name: str, start_step: int, records: list[Record]
+    folder: epath.Path, config: TrainConfig, start_step: int, records: list[Record]
 ) -> list[Writer]:
     """Opens all that the config wants.
 
     Args:
       folder: of the model; gets metrics.jsonl and a folder "tensorboard".
       config: of the run.
-      name: of the model.
       start_step: the step that is continued from.
       records: of earlier starts, up to it.
     """
@@ -48,8 +49,7 @@ def open_writers(
         TensorBoard(folder / "tensorboard", start_step),
     ]
     if config.wandb_project:
-        run = f"{folder.parent.name}/{name}"
-        writers.append(WeightsAndBiases(config.wandb_project, run, flatten(config)))
+        writers.append(WeightsAndBiases(config.wandb_project, folder, flatten(config)))
     return writers
 
 
@@ -129,16 +129,17 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of a Weights & Biases project; the same one after a restart."""
 
-    def __init__(self, project: str, name: str, config: Record):
+    def __init__(self, project: str, folder: epath.Path, config: Record):
         """Starts or continues the run.
 
         Args:
           project: its project.
-          name: of the run in it.
+          folder: of the model; its end is the run's name, the whole tells runs apart.
           config: what it was started with.
         """
         wandb = importlib.import_module("wandb")
-        identity = "".join(c if c.isalnum() else "-" for c in name)[-64:]
+        name = f"{folder.parent.name}/{folder.name}"
+        identity = hashlib.sha256(str(absolute(folder)).encode()).hexdigest()[:16]
         self._run = wandb.init(
             project=project, name=name, id=identity, resume="allow", config=config
         )
@@ -169,11 +170,6 @@ def read_records(path: epath.Path, last_step: int) -> list[Record]:
         if record["step"] <= last_step:
             records.append(record)
     return records
-
-
-def is_url(path: epath.Path) -> bool:
-    """Whether a path is no file of this machine."""
-    return "://" in str(path)
 
 
 def copy_folder(source: Path, target: epath.Path) -> None:

@@ -26,7 +26,7 @@ def open_log(folder, config, start_step=0, **options):
     work = Work(tokens=64, tokens_per_byte=0.5, devices=4, **options)
     return MetricsLog(
         records,
-        open_writers(folder, config, "mac", start_step, records),
+        open_writers(folder, config, start_step, records),
         name="mac",
         steps=10,
         work=work,
@@ -101,7 +101,7 @@ def test_the_learning_rate_is_that_of_the_steps_that_were_taken(tmp_path):
 def test_at_a_url_the_files_are_written_whole_at_a_flush(tmp_path, monkeypatch):
     memory = MemoryFileSystem()
     monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: memory)
-    folder, config = epath.Path("gs://bucket/run/mac"), tiny_config(tmp_path)
+    folder, config = epath.Path("gs://metrics/run/mac"), tiny_config(tmp_path)
     folder.mkdir(parents=True)
     for start_step in (0, 2):
         log = open_log(folder, config, start_step=start_step)
@@ -136,6 +136,7 @@ def test_weights_and_biases_gets_the_same_records(tmp_path, monkeypatch):
     log.flush()
     log.close()
     assert seen["options"]["project"] == "p"
+    assert seen["options"]["name"].endswith(f"/{tmp_path.name}")
     assert seen["options"]["config"]["batch_size"] == 4
     ((step, values),) = seen["log"]
     assert (step, values["loss"]) == (1, 1.0)

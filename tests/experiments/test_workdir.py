@@ -2,13 +2,16 @@
 
 import errno
 import json
+import types
 
 import fsspec
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
+from orbax.checkpoint import v1 as ocp
 
-from experiments.training.workdir import open_workdir, read_config
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.workdir import absolute, open_workdir, read_config
 from tests.experiments.tiny_run import tiny_config
 
 
@@ -45,3 +48,20 @@ def test_workdir_at_a_url(tmp_path, monkeypatch):
     files = {path.name for path in epath.Path("gs://bucket/run").iterdir()}
     assert files == {"config.json", "versions.json"}
     assert json.loads(epath.Path("gs://bucket/run/versions.json").read_text())["jax"]
+
+
+def test_a_url_stays_one(tmp_path, monkeypatch):
+    memory, folders = MemoryFileSystem(), []
+
+    def checkpointer(folder, **_):
+        folders.append(str(folder))
+        return types.SimpleNamespace(checkpoints=[])
+
+    monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: memory)
+    monkeypatch.setattr(ocp.training, "Checkpointer", checkpointer)
+    monkeypatch.chdir(tmp_path)
+    assert str(absolute("gs://bucket/run")) == "gs://bucket/run"
+    assert absolute("runs/mac") == epath.Path(tmp_path / "runs/mac")
+    Checkpoints("gs://bucket/run/checkpoints", every=1, keep=2)
+    Checkpoints("runs/mac/checkpoints", every=1, keep=2)
+    assert folders == ["gs://bucket/run/checkpoints", f"{tmp_path}/runs/mac/checkpoints"]
