@@ -150,14 +150,18 @@ def train(
                 bad_steps.keep(step, mine)
                 batch = layout.share(mine)
             if probe is not None and step % config.probe_every == 0:
+                for written in log.flush():  # in order
+                    bad_steps.check(*written)
                 log.record(as_record(step, probe(params, batch)))
                 log.restart_clock()
-            profile.before(step, params)
+            if profile.before(step, params):
+                log.restart_clock()
             with watchdog.watching(f"{model.variant} step {step}", kind="step"):
                 params, opt_state, metrics = train_step(params, opt_state, batch)
                 for written in log.push(step, metrics):
                     bad_steps.check(*written)
-            profile.after(step, params)
+            if profile.after(step, params):
+                log.restart_clock()
             stopping, last = preemption.reached(step), step == config.steps
             evaluating = config.eval_every and step % config.eval_every == 0 and not last
             saving = last or stopping or checkpoints.due(step)

@@ -27,8 +27,8 @@ class Profile:
         self._first, self._last = profiled_steps(steps) if steps and is_first() else (0, 0)
         self._here = ""
 
-    def before(self, step: int, running: Any) -> None:
-        """Starts the trace before its first step.
+    def before(self, step: int, running: Any) -> bool:
+        """Starts the trace before its first step, and returns whether it did.
 
         Args:
           step: about to be done.
@@ -39,9 +39,11 @@ class Profile:
             self._here = tempfile.mkdtemp() if is_url(self._folder) else str(self._folder)
             jax.profiler.start_trace(self._here)
             self._running = True
+            return True
+        return False
 
-    def after(self, step: int, running: Any) -> None:
-        """Writes the trace after its last step.
+    def after(self, step: int, running: Any) -> bool:
+        """Writes the trace after its last step, and returns whether it did.
 
         Args:
           step: just started.
@@ -50,6 +52,8 @@ class Profile:
         if step == self._last and self._running:
             jax.block_until_ready(running)
             self.close()
+            return True
+        return False
 
     def close(self) -> None:
         """Writes a trace that is still running."""

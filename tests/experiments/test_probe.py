@@ -49,6 +49,8 @@ def test_a_run_with_probe_and_profile_computes_the_same(tmp_path, capsys):
     assert losses[0] == losses[1]
     probed = [r["step"] for r in trained.records if "memory/0/norm_M" in r]
     assert probed == [2, 4]
+    steps = [r["step"] for r in trained.records]
+    assert steps == sorted(steps)
     assert not (tmp_path / "plain/profile").exists()
     said = capsys.readouterr().out  # the trace ends with its last step, not with the run
     assert 0 < said.index("profile: xprof --logdir") < said.rindex("step 4/5")
