@@ -17,6 +17,7 @@ that, decoding, and everything on a CPU is computed here.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 from titans_jax.layers import attention_gpu, attention_tpu
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.layers.rotary import rotate
+from titans_jax.placement import free_axes
 from titans_jax.typing import Array, Bool, Float, Int
 
 # Finite, so that a query that sees no key (padding) stays finite in value and gradient.
@@ -76,6 +78,8 @@ def attend(
         return attention_gpu.attend(*arguments)
     dtype = statistics_dtype(q.dtype)
     scale = q.shape[-1] ** -0.5
+    if q.shape[-3] == 1 and math.prod(free_axes().values()) == 1:
+        return _attend_one(*arguments, dtype=dtype, scale=scale)
     scores = jnp.einsum(
         "...qhk,...shk->...hqs", rotated_q, rotated_keys, preferred_element_type=dtype
     )
@@ -86,6 +90,48 @@ def attend(
     size = prefix_keys.shape[0]
     out = jnp.einsum("...hqs,...shk->...qhk", weights[..., size:], values)
     return out + jnp.einsum("...hqp,phk->...qhk", weights[..., :size], prefix_values)
+
+
+def _attend_one(
+    q: Float[Array, "... 1 H K"],
+    rotated_q: Float[Array, "... 1 H K"],
+    rotated_keys: Float[Array, "... S H K"],
+    values: Float[Array, "... S H K"],
+    visible: Bool[Array, "... 1 S"],
+    prefix_keys: Float[Array, "P H K"],
+    prefix_values: Float[Array, "P H K"],
+    *,
+    dtype: jnp.dtype,
+    scale: float,
+) -> Float[Array, "... 1 H K"]:
+    """`attend` of one query: decoding.
+
+    A product by heads would first copy the cache to have its heads in front. Here each head's query is a row of all
+    heads' features, zero but in its own, and meets the cache as it lies: H times the arithmetic, and no copy.
+    """
+    heads, features = q.shape[-2:]
+    own = jnp.eye(heads, dtype=q.dtype)[..., None]  # [H H 1]
+
+    def spread(x):  # [... 1 H K] -> [... H HK]
+        return (x * own).reshape(*x.shape[:-3], heads, heads * features)
+
+    def flat(x):  # [... S H K] -> [... S HK]
+        return x.reshape(*x.shape[:-2], heads * features)
+
+    def product(left, right):
+        return jnp.einsum("...hn,...sn->...hs", left, right, preferred_element_type=dtype)
+
+    scores = jnp.where(
+        visible, product(spread(rotated_q), flat(rotated_keys)) * scale, HIDDEN_SCORE
+    )
+    prefix_scores = product(spread(q), flat(prefix_keys)) * scale
+    joint = jnp.concatenate([prefix_scores, scores], axis=-1)
+    weights = jax.nn.softmax(joint, axis=-1).astype(q.dtype)  # [... H P+S]
+    size = prefix_keys.shape[0]
+    out = jnp.einsum("...hs,...sn->...hn", weights[..., size:], flat(values))
+    out += jnp.einsum("...hs,...sn->...hn", weights[..., :size], flat(prefix_values))
+    out = out.reshape(*out.shape[:-1], heads, features)  # [... H H K]
+    return jnp.sum(out * own, axis=-2)[..., None, :, :]
 
 
 def init_window_state(
