@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
+from experiments.compile_report.running import compile_and_report
 from experiments.training import finetune, guard, lost, parameters, report, utilisation
 from experiments.training.checkpoints import CheckpointError, Checkpoints
 from experiments.training.config import TrainConfig, parse_flags, train_config
@@ -97,7 +98,11 @@ def train(
     params = init_params(model, config.seed, placed.params)
     opt_state = jax.jit(optimizer.init, out_shardings=placed.opt_state)(params)
     batches = train_batches(config, text, layout.reads())
-    train_step = layout.in_turn(make_train_step(graphdef, optimizer, config.accumulation, placed))
+    train_step = compile_and_report(dataclasses.replace(config, model=model), folder)
+    if train_step is None:
+        train_step = layout.in_turn(
+            make_train_step(graphdef, optimizer, config.accumulation, placed)
+        )
     eval_step = layout.in_turn(make_eval_step(graphdef))
     probe = None
     if config.probe_every and model.variant != "transformer":

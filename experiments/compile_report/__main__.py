@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
         config = dataclasses.replace(config, model=model)
         chip = chip_of(_TOPOLOGY.value)
         devices = topology_devices(_TOPOLOGY.value, _SLICES.value)
-        result = row(config, compile_step(config, devices), chip, devices)
+        result = row(config, compile_step(config, devices)[0], chip, devices)
         if _FIND.value:
             result["largest_batch_per_device"] = _largest_batch(config, devices)
     except (ValueError, OSError, ImportError) as error:
@@ -58,7 +58,7 @@ def _largest_batch(config: TrainConfig, devices: list[jax.Device]) -> int:
 
     def fits(each: int) -> bool:
         batch = together * each * config.accumulation
-        step = compile_step(dataclasses.replace(config, batch_size=batch), devices)
+        step, _ = compile_step(dataclasses.replace(config, batch_size=batch), devices)
         print(
             f"{each} sequences per device: {step.total / 2**30:.2f} GiB, {'fits' if step.fits else 'too large'}",
             file=sys.stderr,

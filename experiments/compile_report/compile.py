@@ -12,12 +12,13 @@ from jax.experimental import topologies
 
 from experiments.compile_report.collectives import Collective, collectives
 from experiments.compile_report.traffic import hbm_bytes
-from experiments.kernel_report.matmuls import matmuls
 from experiments.training.config import TrainConfig
+from experiments.training.guard import guarded
 from experiments.training.mesh import AXES, Layout, check_layout, make_layout
 from experiments.training.optimizer import make_optimizer
 from experiments.training.sharding import bytes_per_device
-from experiments.training.step import make_eval_step, make_train_step, place, split_model
+from experiments.training.step import make_train_step, place, split_model
+from experiments.training.utilisation import flops_per_token
 
 _REFUSED = re.compile(
     r"(?:Used |temporaries \()([\d.]+)([KMGT])\)? (?:of|exceeds available HBM \()\s?([\d.]+)([KMGT])"
@@ -46,7 +47,7 @@ class Step(NamedTuple):
         limit: bytes that the compiler allows; None where it did not say.
         accessed: bytes moved through HBM in a step (traffic.py).
         collectives: what the devices exchange.
-        forward_flops: multiplications and additions of the forward pass' matmuls, over all devices.
+        flops: multiplications and additions that the step needs (utilisation.py), over all devices.
         devices: their number.
         seconds: that compiling took.
     """
@@ -58,7 +59,7 @@ class Step(NamedTuple):
     limit: int | None
     accessed: int
     collectives: tuple[Collective, ...]
-    forward_flops: int
+    flops: float
     devices: int
     seconds: float
 
@@ -96,12 +97,15 @@ def devices_per_chip(devices: Sequence[Any]) -> int:
     return len(devices) // len(chips)
 
 
-def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
-    """Compiles the step that `experiments.train` would run on these devices.
+def compile_step(config: TrainConfig, devices: Sequence[Any]) -> tuple[Step, Any]:
+    """Compiles the step that `experiments.train` runs on these devices.
 
     Args:
         config: of the run; its mesh is laid over the devices.
-        devices: of `topology_devices`.
+        devices: of `topology_devices`, or the run's own.
+
+    Returns:
+        What the compiler says, and the compiled step, None where it does not fit.
 
     Raises:
         ValueError: config and mesh do not fit each other.
@@ -109,7 +113,7 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
     layout = make_layout(config.mesh, devices)
     check_layout(config, layout.mesh)
     graphdef, shapes = split_model(config.model)
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = guarded(make_optimizer(config.optimizer, config.steps), config.spike_factor)
     placed = place(layout.mesh, shapes, optimizer)
     opt_shapes = jax.eval_shape(optimizer.init, shapes)
     arguments = (
@@ -118,8 +122,9 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
         _batch(config, layout),
     )
     step = make_train_step(graphdef, optimizer, config.accumulation, placed)
-    # Counted without the mesh, on which kernels would hide their products.
-    flops = sum(p.flops for p in matmuls(make_eval_step(graphdef), shapes, _batch(config, None)))
+    batch, length = config.batch_size, config.data.sequence_length
+    packed = config.data.packing == "documents"
+    flops = flops_per_token(graphdef, shapes, batch, length, packed) * batch * length
     static = Step(
         fits=True,
         parameters=bytes_per_device(shapes, placed.params),
@@ -128,7 +133,7 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
         limit=None,
         accessed=0,
         collectives=(),
-        forward_flops=flops,
+        flops=flops,
         devices=len(devices),
         seconds=0.0,
     )
@@ -144,14 +149,15 @@ def compile_step(config: TrainConfig, devices: list[Any]) -> Step:
                 raise
             total, limit = needed
             seconds = time.perf_counter() - began
-            return static._replace(fits=False, total=total, limit=limit, seconds=seconds)
+            return static._replace(fits=False, total=total, limit=limit, seconds=seconds), None
     hlo, memory = compiled.as_text(), compiled.memory_analysis()
-    return static._replace(
+    step_found = static._replace(
         total=memory.peak_memory_in_bytes,
         accessed=hbm_bytes(hlo),
         collectives=tuple(collectives(hlo, AXES, tuple(layout.mesh.shape[axis] for axis in AXES))),
         seconds=time.perf_counter() - began,
     )
+    return step_found, compiled
 
 
 def refused_bytes(message: str) -> tuple[int, int] | None:
@@ -171,10 +177,12 @@ def _at(shapes: Any, placed: Any) -> Any:
     )
 
 
-def _batch(config: TrainConfig, layout: Layout | None) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(config: TrainConfig, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
     shape = (config.batch_size, config.data.sequence_length)
     kinds = {"inputs": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.bool_}
     if config.data.packing == "documents":
         kinds["reset"] = jnp.bool_
-    where = None if layout is None else layout.batch
-    return {name: jax.ShapeDtypeStruct(shape, kind, sharding=where) for name, kind in kinds.items()}
+    return {
+        name: jax.ShapeDtypeStruct(shape, kind, sharding=layout.batch)
+        for name, kind in kinds.items()
+    }

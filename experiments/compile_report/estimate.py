@@ -30,7 +30,6 @@ class Estimate(NamedTuple):
         seconds: the largest of them.
         mfu: three times the forward pass' matmuls over what the chips could do in that time.
         tokens_per_second: of all devices.
-        flops_per_token: three times the forward pass'.
     """
 
     compute: float
@@ -40,7 +39,6 @@ class Estimate(NamedTuple):
     seconds: float
     mfu: float
     tokens_per_second: float
-    flops_per_token: float
 
 
 def estimate(config: TrainConfig, step: Step, chip: Chip, devices: Sequence[Any]) -> Estimate:
@@ -54,8 +52,8 @@ def estimate(config: TrainConfig, step: Step, chip: Chip, devices: Sequence[Any]
     """
     per_chip = devices_per_chip(devices)
     peak, hbm = chip.peak / per_chip, chip.hbm / per_chip
-    forward = step.forward_flops / step.devices
-    compute = forward * (4 if config.model.remat else 3) / peak
+    needed = step.flops / step.devices
+    compute = needed * (4 / 3 if config.model.remat else 1) / peak
     memory = step.accessed / hbm
     mesh = make_layout(config.mesh, devices).mesh
     times = [(c, _seconds(c, chip, per_chip, mesh.devices)) for c in step.collectives]
@@ -69,9 +67,8 @@ def estimate(config: TrainConfig, step: Step, chip: Chip, devices: Sequence[Any]
         interconnect,
         network,
         seconds,
-        3 * forward / (peak * seconds),
+        needed / (peak * seconds),
         tokens / seconds,
-        3 * step.forward_flops / tokens,
     )
 
 

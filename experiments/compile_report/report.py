@@ -38,8 +38,8 @@ def row(config: TrainConfig, step: Step, chip: Chip, devices: Sequence[Any]) -> 
         "hbm_optimizer": step.optimizer * each,
         "hbm_activations": (step.total - step.parameters - step.optimizer) * each,
         "compile_seconds": round(step.seconds, 1),
-        "flops_per_token": 3 * step.forward_flops / tokens,
-        "flops_per_step": 3 * step.forward_flops,
+        "flops_per_token": step.flops / tokens,
+        "flops_per_step": step.flops,
     }
     if not step.fits:
         return result

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
                 batch_size=len(devices),
                 model=dataclasses.replace(config.model, vocab_size=VOCABULARY),
             )
-            step = compile_step(config, devices)
+            step, _ = compile_step(config, devices)
             rows.append({"size": size, **row(config, step, chip, devices)})
             result = {"topology": _TOPOLOGY.value, "versions": versions(), "rows": rows}
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
