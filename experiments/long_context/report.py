@@ -31,19 +31,12 @@ MODE_NAMES = {
 REFERENCE = 65_536
 
 
-def ratios(rows: list[dict[str, Any]], end: int) -> dict[str, float]:
-    """The end against `REFERENCE` (or the first octave of a shorter stream), the largest over the variants."""
+def memory_ratio(rows: list[dict[str, Any]], end: int) -> float:
+    """Resident memory at the end against `REFERENCE` (or a shorter stream's end), the largest over the variants."""
+    learning = [row for row in rows if row["mode"] == "learning"]
+    at = {(row["variant"], row["position"]): row["resident_mib"] for row in learning}
     reference = min(REFERENCE, end)
-    variants = dict.fromkeys(row["variant"] for row in rows if row["mode"] == "learning")
-    found: dict[str, float] = {}
-    for name, field in (("time_ratio", "microseconds"), ("memory_ratio", "resident_mib")):
-        at = {
-            (row["variant"], row["position"]): row[field]
-            for row in rows
-            if row["mode"] == "learning"
-        }
-        found[name] = max(at[v, end] / at[v, reference] for v in variants)
-    return found
+    return max(at[v, end] / at[v, reference] for v in {row["variant"] for row in learning})
 
 
 def crossing(rows: list[dict[str, Any]], name: str) -> float | None:
@@ -91,6 +84,10 @@ def markdown(result: dict[str, Any]) -> str:
         "and memory, means of loss. Full attention: a stream of its own for each length, with a cache of that length.",
         "",
         f"`tokens={result['tokens']} time_ratio={result['time_ratio']:.3f} memory_ratio={result['memory_ratio']:.3f}`",
+        "",
+        "Time per token at the end over that at 64K tokens, blocks of both in turns: "
+        + ", ".join(f"{name} {ratio:.3f}" for name, ratio in result["time_ratios"].items())
+        + ".",
         "",
         "Microseconds per token, and resident memory of the process in MiB, the memory learning:",
         "",

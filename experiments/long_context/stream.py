@@ -7,8 +7,8 @@ anything else. The text that is streamed was held out from training. Each Titans
 learning, frozen at its start, frozen from 64K tokens on, and started anew every --reset_every tokens. Full attention is
 given as much as its cache and its time allow, each length a stream of its own.
 
-The last line printed is `tokens=N time_ratio=X memory_ratio=Y`: the end against 64K tokens, time per token and resident
-memory, of the variant in which it is largest, with the memory learning.
+The last line printed is `tokens=N time_ratio=X memory_ratio=Y`: the end against 64K tokens, time per token (blocks of
+both in turns) and resident memory, of the variant in which it is largest, with the memory learning.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments.long_context import report
-from experiments.long_context.streaming import octaves, stream_text
+from experiments.long_context.streaming import octaves, share_one_arena, stream_text, time_ratio
 from experiments.long_context.training import RECORD, make_config
 from experiments.training.text import load_text
 from experiments.training.workdir import versions
@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains what is missing, streams, and reports."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
+    share_one_arena()
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
     output = Path(_OUTPUT.value or Path(_WORKDIR.value) / "stream")
     try:
@@ -65,11 +66,13 @@ def main(argv: Sequence[str]) -> None:
         raise SystemExit(f"error: {error}") from error
 
     began, rows = time.perf_counter(), []
+    ratios: dict[str, float] = {}
     for variant in VARIANTS:
         for mode in MODES:
-            rows += _run(models[variant], variant, mode, ids)
+            rows += _run(models[variant], variant, mode, ids, ratios)
     for length in octaves(min(_FULL.value, ids.size)):
-        rows += _run(models["transformer"], "transformer", "full attention", ids[:length])[-1:]
+        text = ids[:length]
+        rows += _run(models["transformer"], "transformer", "full attention", text, ratios)[-1:]
     result = {
         "command": _command(),
         "machine": _machine(),
@@ -82,7 +85,9 @@ def main(argv: Sequence[str]) -> None:
         "train_seconds": {v: record["seconds"] for v, record in records.items()},
         "seconds": time.perf_counter() - began,
         "rows": rows,
-        **report.ratios(rows, ids.size),
+        "time_ratios": ratios,
+        "time_ratio": max(ratios.values()),
+        "memory_ratio": report.memory_ratio(rows, ids.size),
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / "stream.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -94,17 +99,24 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _run(model: Titans, variant: str, mode: str, ids: np.ndarray) -> list[dict[str, Any]]:
+def _run(
+    model: Titans, variant: str, mode: str, ids: np.ndarray, ratios: dict[str, float]
+) -> list[dict[str, Any]]:
+    """One stream's rows; of a learning one also the ratio of the time at its end and at the reference."""
     began = time.perf_counter()
-    rows = stream_text(
+    reference = min(report.REFERENCE, max(BLOCK, ids.size // 2))
+    rows, kept = stream_text(
         model,
         ids,
         mode=mode,
         block=BLOCK,
         reset_every=_RESET.value,
-        freeze_from=min(report.REFERENCE, ids.size // 2),
+        freeze_from=reference,
         max_length=ids.size if variant == "transformer" else None,
+        keep=(reference, ids.size) if mode == "learning" else (),
     )
+    if kept:
+        ratios[variant] = time_ratio(model, ids, kept[reference], kept[ids.size], BLOCK)
     last = rows[-1]
     print(
         f"{variant:<12}{mode:<15}{last['position']:>10,} tokens  {last['microseconds']:7.2f} us per token  "
