@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from experiments.compile_report.running import compile_and_report
+from experiments.compile_report.running import TooLargeError, compile_and_report
 from experiments.training import finetune, guard, lost, parameters, report, utilisation
 from experiments.training.checkpoints import CheckpointError, Checkpoints
 from experiments.training.config import TrainConfig, parse_flags, train_config
@@ -328,7 +328,7 @@ def main(argv: Sequence[str]) -> None:
         raise SystemExit(f"error: {error}") from error
     try:
         execute(prepared)
-    except guard.BadStepError as error:  # all processes see it
+    except (guard.BadStepError, TooLargeError) as error:  # all processes see it
         raise SystemExit(f"error: {error}") from error
     except Exception as error:
         if jax.process_count() > 1:

@@ -13,6 +13,10 @@ from experiments.training.processes import is_first, say
 from pallas_kernels.chips import CHIPS
 
 
+class TooLargeError(ValueError):
+    """A training step needs more memory than the devices have."""
+
+
 def compile_and_report(config: TrainConfig, folder: epath.Path) -> Any:
     """Compiles the training step for the devices of all processes and prints its report.
 
@@ -24,7 +28,7 @@ def compile_and_report(config: TrainConfig, folder: epath.Path) -> Any:
       The compiled step; None where the devices are no TPU of pallas_kernels/chips.py: there is nothing to report.
 
     Raises:
-      ValueError: the step does not fit in the devices' memory; it gives the bytes.
+      TooLargeError: it gives the bytes.
     """
     devices = jax.devices()
     chip = next((c for c in CHIPS.values() if devices[0].device_kind in c.kinds), None)
@@ -42,7 +46,7 @@ def compile_and_report(config: TrainConfig, folder: epath.Path) -> Any:
         (folder / "compile_report.json").write_text(json.dumps(result, indent=1) + "\n")
     say(markdown(result))
     if not step.fits:
-        raise ValueError(
+        raise TooLargeError(
             f"{config.model.variant}: the training step needs {step.total:,} bytes of HBM on each device, and there "
             f"are {step.limit:,}: lower config.batch_size, or raise config.accumulation, mesh.fsdp or mesh.tensor"
         )
