@@ -1,5 +1,6 @@
 """Walks the text of a compiled program (``compiled.as_text()``), loops as often as they run."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,6 +16,31 @@ _BRANCHES = re.compile(
 _NAMES = re.compile(r"%([\w.-]+)")
 _CONSTANT = re.compile(r"%([\w.-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
 _COMPARE = re.compile(r"ROOT %[\w.-]+ = pred\[\].* compare\(%([\w.-]+), %([\w.-]+)\), direction=LT")
+
+
+_ARRAY = re.compile(r"\b(pred|bf16|[fsuc]\d+)\[([\d,]*)\](\{[^}]*\})?")
+
+
+class ArrayType(NamedTuple):
+    """An array in the type of an operation."""
+
+    bare: str  # without layout and memory space
+    layout: str
+    bytes: int
+
+
+def array_types(text: str) -> list[ArrayType]:
+    """Every array type in a text, in order.
+
+    Args:
+        text: such as ``(bf16[8,128]{1,0:T(8,128)S(1)}, u32[])``.
+    """
+    found = []
+    for kind, dims, layout in _ARRAY.findall(text):
+        width = 1 if kind == "pred" else int(re.sub(r"\D", "", kind)) // 8
+        size = math.prod(int(d) for d in dims.split(",") if d) * width
+        found.append(ArrayType(f"{kind}[{dims}]", layout, size))
+    return found
 
 
 class Inner(NamedTuple):

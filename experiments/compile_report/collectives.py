@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.hlo import operations
+from experiments.hlo import array_types, operations
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%[\w.-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _CHANNEL = re.compile(r"channel_id=\d+")
-_ARRAY = re.compile(r"\b(pred|bf16|[fsuc]\d+)\[([\d,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,]*\}(?:,\{[\d,]*\})*)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _ALONG = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
@@ -27,8 +26,6 @@ _TARGET = re.compile(r'_xla_megascale_target="\{([\d,:]+)\}')
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,]*\}(?:,\{[\d,]*\})*)\}")
 #: libtpu writes a reduce-scatter as a fusion of this name around an all-reduce and a slice.
 _FUSED_SCATTER = "all-reduce-scatter"
-
-
 #: In place of a mesh axis: between slices.
 SLICES = "slices"
 
@@ -80,7 +77,9 @@ def collectives(hlo: str, axes: Sequence[str], shape: Sequence[int]) -> list[Col
         if chips == 1:
             continue
         kind = "reduce-scatter" if _FUSED_SCATTER in computation else match[2]
-        size = _largest(match[1]) if match[3] else sum(_sizes(match[1]))
+        size = (
+            _largest(match[1]) if match[3] else sum(array.bytes for array in array_types(match[1]))
+        )
         if kind == "reduce-scatter" and match[2] == kind and not match[3]:
             size *= chips  # the result is what is left
         share = 1 if kind == "collective-permute" else (chips - 1) / chips
@@ -101,21 +100,9 @@ def _between_slices(line: str, kind: str, times: int) -> Collective:
     return Collective(name, (SLICES,), slices, sent * times, times)
 
 
-def _sizes(text: str) -> list[int]:
-    """Bytes of every array type in a text."""
-    return [
-        math.prod(int(d) for d in dims.split(",") if d) * _width(kind)
-        for kind, dims in _ARRAY.findall(text)
-    ]
-
-
 def _largest(text: str) -> int:
     """Of an asynchronous start, whose result holds operand and result, the larger."""
-    return max(_sizes(text))
-
-
-def _width(kind: str) -> int:
-    return 1 if kind == "pred" else int(re.sub(r"\D", "", kind)) // 8
+    return max(array.bytes for array in array_types(text))
 
 
 def _groups(line: str, devices: int) -> np.ndarray:

@@ -5,16 +5,13 @@ nothing. Of an operand that a fusion only slices the slices count, of a buffer t
 XLA's own count ("bytes accessed") takes a loop's body once, however often it runs.
 """
 
-import math
 import re
 from typing import NamedTuple
 
 from experiments.compile_report.collectives import KINDS
-from experiments.hlo import computations, inner
+from experiments.hlo import ArrayType, array_types, computations, inner
 
-_LINE = re.compile(r"^\s*(ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)")
-_ARRAY = re.compile(r"\b(pred|bf16|[fsuc]\d+)\[([\d,]*)\](\{[^}]*\})?")
-_WHOLE = re.compile(r"\b(?:pred|bf16|[fsuc]\d+)\[[\d,]*\](?:\{[^}]*\})?")
+_LINE = re.compile(r"^\s*(?:ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)")
 _NAME = re.compile(r"%([\w.-]+)")
 _CALLS = re.compile(r"calls=%([\w.-]+)")
 _NUMBER = re.compile(r"^\s*(\d+)\)")
@@ -32,7 +29,6 @@ class _Op(NamedTuple):
     opcode: str
     operands: tuple[str, ...]
     rest: str
-    root: bool
 
 
 def hbm_bytes(hlo: str) -> int:
@@ -62,19 +58,22 @@ def _parse(line: str) -> _Op | None:
     match = _LINE.match(line)
     if match is None:
         return None
-    root, name, kind, opcode, rest = match.groups()
-    return _Op(name, kind, opcode, tuple(_NAME.findall(rest.split(")")[0])), rest, bool(root))
+    name, kind, opcode, rest = match.groups()
+    return _Op(name, kind, opcode, tuple(_NAME.findall(rest.split(")")[0])), rest)
 
 
 def _size(kind: str) -> int:
     """Bytes of a type's arrays that lie in HBM."""
-    total = 0
-    for element, dims, layout in _ARRAY.findall(kind):
-        if "S(" in layout:
-            continue
-        width = 1 if element == "pred" else int(re.sub(r"\D", "", element)) // 8
-        total += math.prod(int(d) for d in dims.split(",") if d) * width
-    return total
+    return sum(map(_in_hbm, array_types(kind)))
+
+
+def _in_hbm(array: ArrayType) -> int:
+    return 0 if "S(" in array.layout else array.bytes
+
+
+def _whole(kind: str) -> int:
+    """Bytes of a type's arrays wherever they lie: inside a fusion, memory spaces are not those of its operands."""
+    return sum(array.bytes for array in array_types(kind))
 
 
 def _traffic(op: _Op, types: dict[str, str], parsed: dict[str, list[_Op]]) -> int:
@@ -84,11 +83,12 @@ def _traffic(op: _Op, types: dict[str, str], parsed: dict[str, list[_Op]]) -> in
         return 2 * _size(op.type)
     if op.opcode == "dynamic-update-slice":
         return 2 * _size(types.get(op.operands[1], ""))
-    arrays = [array[0] for array in _WHOLE.finditer(op.type)]
     if op.opcode == "copy-start":  # (copy, original, context)
-        return _size(arrays[0]) + _size(types.get(op.operands[0], ""))
+        copied = array_types(op.type)[0]
+        return _in_hbm(copied) + _size(types.get(op.operands[0], ""))
     if op.opcode == "slice-start":  # ((original), slice, context)
-        return _size(arrays[1]) + _size(_bare(arrays[1]))
+        cut = array_types(op.type)[1]
+        return _in_hbm(cut) + cut.bytes
     called = _CALLS.search(op.rest)
     if op.opcode == "fusion" and called and called[1] in parsed:
         return _fusion(op, types, parsed[called[1]])
@@ -98,16 +98,14 @@ def _traffic(op: _Op, types: dict[str, str], parsed: dict[str, list[_Op]]) -> in
 def _beside_collective(op: _Op, types: dict[str, str], body: list[_Op], collective: _Op) -> int:
     """A fusion that also does a piece of a collective: the whole of it counts once, where it starts."""
     shard = next((o.type for o in body if o.name == collective.operands[0]), "")
-    passed = {_bare(collective.type), _bare(shard)}
+    passed = {array.bare for array in array_types(f"{collective.type} {shard}")}
 
     def own(kind: str) -> int:
-        return sum(
-            _size(array[0]) for array in _WHOLE.finditer(kind) if _bare(array[0]) not in passed
-        )
+        return sum(_in_hbm(array) for array in array_types(kind) if array.bare not in passed)
 
     total = own(op.type) + sum(own(types.get(name, "")) for name in op.operands)
     starts = any("AsyncCollectiveStart" in inside.rest for inside in body)
-    return total + starts * (_size(collective.type) + _size(_bare(shard)))
+    return total + starts * (_size(collective.type) + _whole(shard))
 
 
 def _fusion(op: _Op, types: dict[str, str], body: list[_Op]) -> int:
@@ -135,19 +133,14 @@ def _fusion(op: _Op, types: dict[str, str], body: list[_Op]) -> int:
         if users and all(
             user.opcode in _SLICES and source(user.operands[0]) == inside.name for user in users
         ):
-            whole = min(whole, sum(_size(_bare(user.type)) for user in users))
+            whole = min(whole, sum(_whole(user.type) for user in users))
         elif any(
             user.opcode == "dynamic-update-slice" and source(user.operands[0]) == inside.name
             for user in users
         ):
             updates = [user for user in users if user.opcode == "dynamic-update-slice"]
-            update = sum(_size(_bare(by_name[user.operands[1]].type)) for user in updates)
+            update = sum(_whole(by_name[user.operands[1]].type) for user in updates)
             updated += max(0, whole - update)
             whole = 0
         total += whole
     return total + max(0, _size(op.type) - updated)
-
-
-def _bare(kind: str) -> str:
-    """The type without its layout: inside a fusion, memory spaces are not those of its operands."""
-    return re.sub(r"\{[^}]*\}", "", kind)

@@ -7,6 +7,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
 
 from experiments import train as training
 from experiments.training.config import TrainConfig
@@ -34,6 +36,26 @@ def start(
     process.start()
     there.close()
     return process, here
+
+
+def finished(run: Path) -> int:
+    """The last step that has a checkpoint of its own name."""
+    folder = run / "transformer/checkpoints"
+    steps = folder.iterdir() if folder.exists() else ()
+    return max((int(path.name) for path in steps if path.name.isdigit()), default=0)
+
+
+def assert_same_checkpoint(run: Path, other: Path, step: int) -> None:
+    """Fails unless two runs' checkpoints of a step are equal bit for bit, the data's position included."""
+    items = {"params": None, "optimizer": None, "meta": None}
+    first, second = (
+        ocp.load_checkpointables(folder / f"transformer/checkpoints/{step}", items)
+        for folder in (run, other)
+    )
+    for item in ("params", "optimizer"):
+        for name, array in first[item].items():
+            np.testing.assert_array_equal(array, second[item][name], err_msg=f"{item} {name}")
+    assert first["meta"] == second["meta"]
 
 
 def _train(

@@ -4,20 +4,12 @@ import random
 import re
 import time
 
-import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
-from tests.experiments.killable_program import start
+from tests.experiments.killable_program import assert_same_checkpoint, finished, start
 from tests.experiments.tiny_run import tiny_config
 
 KILLS = 20
-
-
-def finished(run):
-    folder = run / "transformer/checkpoints"
-    steps = folder.iterdir() if folder.exists() else ()
-    return max((int(path.name) for path in steps if path.name.isdigit()), default=0)
 
 
 @pytest.mark.slow
@@ -56,12 +48,4 @@ def test_twenty_kills_change_nothing(tmp_path):
     assert continued >= KILLS // 2  # the kills came late enough
     assert unfinished >= 3  # and some while a checkpoint was written
 
-    items = {"params": None, "optimizer": None, "meta": None}
-    last = [
-        ocp.load_checkpointables(run / "transformer/checkpoints/40", items)
-        for run in (straight, broken)
-    ]
-    for item in ("params", "optimizer"):
-        for name, array in last[0][item].items():
-            np.testing.assert_array_equal(array, last[1][item][name], err_msg=f"{item} {name}")
-    assert last[0]["meta"] == last[1]["meta"]
+    assert_same_checkpoint(straight, broken, 40)

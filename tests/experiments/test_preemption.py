@@ -4,13 +4,10 @@ import os
 import signal
 import time
 
-import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
 from experiments.training.preemption import PREEMPTED, Preemption, exit_when_asked
-from tests.experiments.killable_program import start
-from tests.experiments.test_kill import finished
+from tests.experiments.killable_program import assert_same_checkpoint, finished, start
 from tests.experiments.tiny_run import tiny_config
 
 
@@ -78,12 +75,4 @@ def test_three_signals_change_nothing(tmp_path):
     process.join()
     assert process.exitcode == 0
 
-    items = {"params": None, "optimizer": None, "meta": None}
-    last = [
-        ocp.load_checkpointables(run / "transformer/checkpoints/300", items)
-        for run in (straight, broken)
-    ]
-    for item in ("params", "optimizer"):
-        for name, array in last[0][item].items():
-            np.testing.assert_array_equal(array, last[1][item][name], err_msg=f"{item} {name}")
-    assert last[0]["meta"] == last[1]["meta"]
+    assert_same_checkpoint(straight, broken, 300)
