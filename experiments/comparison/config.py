@@ -1,0 +1,49 @@
+"""Configuration of a study: what all of its trials share."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from experiments.training.config import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """How every model of a comparison is trained.
+
+    Attributes:
+      steps: optimizer steps of a trial.
+      learning_rates: the sweep; every model is trained at each with the first seed.
+      seeds: of parameters and data order; all are trained at the model's best rate. At least two give a deviation.
+      optimizer: AdamW's other settings; its `learning_rate` is the sweep's.
+      tolerance: models may differ by this fraction of the first one's parameters.
+      log_every: steps between points of the loss curve.
+      checkpoint_every: steps between checkpoints; one is always made at the end.
+      max_hours: start no trial after so long, and say what is left; 0 = no limit.
+    """
+
+    steps: int = 500
+    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    seeds: tuple[int, ...] = (0, 1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    tolerance: float = 0.03
+    log_every: int = 20
+    checkpoint_every: int = 250
+    max_hours: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"study.{name}={value}: must be at least 1")
+        _check_distinct("study.learning_rates", self.learning_rates)
+        _check_distinct("study.seeds", self.seeds)
+        if not all(rate > 0 for rate in self.learning_rates):
+            raise ValueError(f"study.learning_rates={self.learning_rates}: must be positive")
+        for name in ("tolerance", "max_hours"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"study.{name}={getattr(self, name)}: must not be negative")
+
+
+def _check_distinct(name: str, values: Sequence[float]) -> None:
+    if not values or len(set(values)) != len(values):
+        raise ValueError(f"{name}={values}: must be a tuple of at least one value, none twice")

@@ -1,0 +1,242 @@
+"""One trial: a model trained at one learning rate with one seed, judged, and recorded, in a folder of its own.
+
+    FOLDER/config.json      all that decides the trial; another trial's folder is refused
+    FOLDER/checkpoints/     of the training, which continues from the newest
+    FOLDER/progress.jsonl   the loss curve, and the seconds so far
+    FOLDER/record.json      what came out; its presence says that the trial is done
+
+The learning rate is a number in the optimizer's state, so the trials of a sweep share one compiled step: AdamW's update
+is proportional to it, decoupled weight decay included.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+import optax
+from etils import epath
+from flax import nnx
+
+from experiments.comparison.config import StudyConfig
+from experiments.comparison.provenance import provenance
+from experiments.comparison.task import SELECTION, Task
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.config import OptimizerConfig
+from experiments.training.optimizer import make_optimizer
+from experiments.training.step import init_params, make_train_step, split_model
+from titans_jax import TitansConfig
+
+RECORD = "record.json"
+#: What may change between two starts of one trial.
+_FREE = ("log_every", "checkpoint_every", "max_hours", "learning_rates", "seeds", "tolerance")
+
+
+class Trial(NamedTuple):
+    """One training.
+
+    Attributes:
+      name: of the model.
+      model: its config.
+      learning_rate: the peak.
+      seed: of parameters and data order.
+      study: what all trials share.
+    """
+
+    name: str
+    model: TitansConfig
+    learning_rate: float
+    seed: int
+    study: StudyConfig
+
+    def folder(self, workdir: Path) -> Path:
+        """The trial's folder."""
+        return workdir / self.name / f"rate_{self.learning_rate:g}" / f"seed_{self.seed}"
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        """All that decides the outcome, as JSON values."""
+        shared = dataclasses.asdict(self.study)
+        for name in _FREE:
+            del shared[name]
+        del shared["optimizer"]["learning_rate"]
+        described = {
+            "model": dataclasses.asdict(self.model),
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+            **shared,
+            "task": task.describe(),
+        }
+        return json.loads(json.dumps(described))
+
+
+def check_folder(trial: Trial, task: Task, workdir: Path) -> None:
+    """Refuses a folder that holds another trial.
+
+    Raises:
+      ValueError: names what differs, with both values.
+    """
+    path = trial.folder(workdir) / "config.json"
+    if not path.exists():
+        return
+    saved = _flat(json.loads(path.read_text(encoding="utf-8")))
+    wanted = _flat(trial.describe(task))
+    differing = [
+        f"  {name}: {saved.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} given"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name, "absent") != wanted.get(name, "absent")
+    ]
+    if differing:
+        raise ValueError(
+            f"{path.parent} holds another trial of {trial.name}:\n"
+            + "\n".join(differing)
+            + "\ngive the same values, or another --workdir"
+        )
+
+
+def read_record(trial: Trial, workdir: Path) -> dict[str, Any] | None:
+    """Returns what a finished trial left; None if it is not finished."""
+    path = trial.folder(workdir) / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def run_trial(trial: Trial, task: Task, workdir: Path) -> dict[str, Any]:
+    """Trains and judges, from the last checkpoint if there is one; a finished trial's record is only read.
+
+    Returns:
+      The record: "name", "config", "commit" (and "error"), "versions", "machine", "parameters", "seconds", "curve"
+      ([step, mean loss since the last point], ...), and "results", what the task says of the model. A training that
+      met a loss that is not finite has "results" None.
+
+    Raises:
+      ValueError: the folder holds another trial, or checkpoints of another model.
+    """
+    check_folder(trial, task, workdir)
+    finished = read_record(trial, workdir)
+    if finished is not None:
+        return finished
+    folder = trial.folder(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", trial.describe(task))
+    trained = _train(trial, task, folder)
+    began = time.perf_counter()
+    results = None if trained.params is None else _judge(trial, task, trained.params)
+    record = {
+        "name": trial.name,
+        "config": trial.describe(task),
+        **provenance(),
+        "parameters": count_parameters(trial.model),
+        "seconds": trained.seconds + time.perf_counter() - began,
+        "curve": trained.curve,
+        "results": results,
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def count_parameters(model: TitansConfig) -> int:
+    """Returns the number of a model's parameters; allocates nothing."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(split_model(model)[1]))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a file at once, so that an interruption never leaves half of it."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+class _Trained(NamedTuple):
+    params: Any  # None: the training diverged
+    curve: list[list[float]]
+    seconds: float
+
+
+@functools.cache
+def _compiled(model: TitansConfig, optimizer: OptimizerConfig, steps: int) -> tuple[Any, Any]:
+    """The optimizer, whose rate is `opt_state[1].hyperparams["step_size"]`, and the step that uses it."""
+    unit = make_optimizer(dataclasses.replace(optimizer, learning_rate=1.0), steps)
+    scaled = optax.chain(unit, optax.inject_hyperparams(optax.scale)(step_size=1.0))
+    return scaled, make_train_step(split_model(model)[0], scaled, accumulation=1)
+
+
+def _train(trial: Trial, task: Task, folder: Path) -> _Trained:
+    study = trial.study
+    base = dataclasses.replace(study.optimizer, learning_rate=1.0)
+    optimizer, step_function = _compiled(trial.model, base, study.steps)
+    params = init_params(trial.model, trial.seed)
+    opt_state = optimizer.init(params)
+    opt_state[1].hyperparams["step_size"] = jax.numpy.float32(trial.learning_rate)
+    batches = iter(
+        grain.MapDataset.range(study.steps)
+        .map(functools.partial(task.batch, seed=trial.seed))
+        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+    )
+    progress = folder / "progress.jsonl"
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(
+            epath.Path(folder) / "checkpoints", every=study.checkpoint_every, keep=2
+        )
+        stack.callback(checkpoints.close)
+        identity = {"trial": trial.describe(task)}
+        start, params, opt_state = checkpoints.restore(params, opt_state, batches, identity)
+        points = _kept(progress, start)
+        before, began = points[-1]["seconds"] if points else 0.0, time.perf_counter()
+        pending: list[jax.Array] = []
+        for step in range(start + 1, study.steps + 1):
+            params, opt_state, metrics = step_function(params, opt_state, next(batches))
+            pending.append(metrics.loss)
+            last = step == study.steps
+            saving = last or checkpoints.due(step)
+            if not saving and step % study.log_every:
+                continue
+            loss = float(np.mean(jax.device_get(pending)))
+            pending = []
+            seconds = before + time.perf_counter() - began
+            points.append({"step": step, "loss": loss, "seconds": seconds})
+            _write_lines(progress, points)
+            if not math.isfinite(loss):
+                return _Trained(None, _curve(points), seconds)
+            if saving:
+                checkpoints.save(step, params, opt_state, batches, identity)
+    return _Trained(params, _curve(points), points[-1]["seconds"])
+
+
+def _judge(trial: Trial, task: Task, params: Any) -> dict[str, Any]:
+    results = task.evaluate(nnx.merge(split_model(trial.model)[0], params))
+    if SELECTION not in results:
+        raise ValueError(f"the task's judgement must have an entry {SELECTION!r}, got {[*results]}")
+    return json.loads(json.dumps(results, default=float))
+
+
+def _curve(points: list[dict[str, float]]) -> list[list[float]]:
+    return [[point["step"], point["loss"]] for point in points if math.isfinite(point["loss"])]
+
+
+def _kept(path: Path, start: int) -> list[dict[str, float]]:
+    """The points up to a step; later ones are of steps that will be done again."""
+    if not path.exists():
+        return []
+    points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [point for point in points if point["step"] <= start]
+
+
+def _write_lines(path: Path, points: list[dict[str, float]]) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
+    new.replace(path)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
+    return flat

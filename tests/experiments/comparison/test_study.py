@@ -1,0 +1,185 @@
+"""Studies: what is trained, what is never repeated, what is refused, what is reported."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.comparison import report, run_study, study, trial
+from experiments.comparison.trial import Trial, run_trial
+from experiments.training.optimizer import make_optimizer
+from tests.experiments.comparison.copying import Copying, models, settings
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished study: its folder and its results."""
+    folder = tmp_path_factory.mktemp("study")
+    with jax.enable_x64(False):
+        return folder, run_study(Copying(), models(), settings(), folder)
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    with jax.enable_x64(False):
+        yield
+
+
+def test_every_rate_then_every_seed_at_the_best(finished):
+    folder, results = finished
+    assert results["complete"]
+    for name, model in results["models"].items():
+        assert model["learning_rate"] == min(
+            (0.01, 0.02), key=lambda rate: model["sweep"][f"{rate:g}"]
+        )
+        trained = [(t["config"]["learning_rate"], t["config"]["seed"]) for t in model["trials"]]
+        assert trained == [(0.01, 0), (0.02, 0), (model["learning_rate"], 1)]
+        at_best = [
+            t["results"]["accuracy"]["here"]
+            for t in model["trials"]
+            if t["config"]["learning_rate"] == model["learning_rate"]
+        ]
+        assert model["mean"]["accuracy"]["here"] == pytest.approx(np.mean(at_best))
+        assert model["std"]["accuracy"]["here"] == pytest.approx(np.std(at_best, ddof=1))
+        assert (folder / name / "rate_0.01" / "seed_0" / "record.json").exists()
+    one, two = (results["models"][name]["trials"] for name in ("one", "two"))
+    assert [t["curve"] for t in one] == [
+        t["curve"] for t in two
+    ]  # the same data, in the same order
+
+
+def test_a_record_says_where_it_comes_from(finished):
+    record = finished[1]["models"]["one"]["trials"][0]
+    assert record["config"]["steps"] == 6
+    assert record["config"]["model"]["dim"] == 8
+    assert record["config"]["task"] == {"name": "copying", "sequences": 4}
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["parameters"] > 0
+    assert record["seconds"] > 0
+    assert record["machine"]
+    assert len(record["commit"]) == 40 or record["commit"] == "unknown"
+    assert [step for step, _ in record["curve"]] == [2, 4, 6]
+
+
+def test_finished_trials_are_not_repeated(finished, monkeypatch):
+    folder, results = finished
+    monkeypatch.setattr(trial, "_train", None)
+    assert run_study(Copying(), models(), settings(), folder) == results
+
+
+def test_a_killed_trial_goes_on_and_ends_the_same(finished, tmp_path, monkeypatch):
+    _, results = finished
+    whole = results["models"]["one"]["trials"][0]
+    one = Trial("one", models()["one"], 0.01, 0, settings())
+
+    class Killed(Exception):
+        pass
+
+    class Dies(Copying):
+        def batch(self, index, seed):
+            if index == 5:
+                raise Killed
+            return super().batch(index, seed)
+
+    with pytest.raises(Killed):
+        run_trial(one, Dies(), tmp_path)
+    assert not (one.folder(tmp_path) / "record.json").exists()
+    task = Copying()
+    record = run_trial(one, task, tmp_path)
+    assert min(index for index, seed in task.drawn if seed == 0) == 4  # after the checkpoint
+    assert record["curve"] == whole["curve"]
+    assert record["results"] == whole["results"]
+
+
+def test_the_rate_is_adamws(finished):
+    """A step at rate r is AdamW's own with that rate, weight decay included."""
+    config = settings().optimizer
+    base = dataclasses.replace(config, learning_rate=1.0)
+    scaled, _ = trial._compiled(models()["one"], base, 6)
+    own = make_optimizer(dataclasses.replace(config, learning_rate=0.02), 6)
+    params = {"kernel": jax.numpy.linspace(-1, 1, 12).reshape(3, 4)}
+    state, own_state = scaled.init(params), own.init(params)
+    state[1].hyperparams["step_size"] = jax.numpy.float32(0.02)
+    for scale in (1.0, -2.0, 0.3):
+        grads = jax.tree.map(lambda p: scale * (p + 0.1), params)
+        updates, state = scaled.update(grads, state, params)
+        expected, own_state = own.update(grads, own_state, params)
+        np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-5)
+
+
+def test_another_task_in_the_folder_is_refused_before_training(finished, monkeypatch):
+    folder, _ = finished
+    monkeypatch.setattr(study, "run_trial", None)
+    with pytest.raises(ValueError, match=r"task\.sequences: 4 there, 8 given"):
+        run_study(Copying(8), models(), settings(), folder)
+    with pytest.raises(ValueError, match=r"model\.feed_forward: 8 there, 16 given"):
+        run_study(Copying(), models(16), settings(), folder)
+
+
+def test_unequal_models_are_refused(tmp_path):
+    two = {"small": models()["one"], "large": models(feed_forward=64)["one"]}
+    with pytest.raises(ValueError, match=r"within study\.tolerance=0\.03 of small's .* off: large"):
+        run_study(Copying(), two, settings(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, r"study\.steps=0"),
+        ({"learning_rates": ()}, r"study\.learning_rates=\(\)"),
+        ({"learning_rates": (1e-3, -1.0)}, "must be positive"),
+        ({"seeds": (1, 1)}, "none twice"),
+        ({"max_hours": -1.0}, r"study\.max_hours=-1\.0"),
+    ],
+)
+def test_settings_that_cannot_work(change, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**change)
+
+
+def test_a_training_that_diverges_is_recorded_and_the_study_goes_on(tmp_path):
+    class Broken(Copying):
+        def batch(self, index, seed):
+            batch = super().batch(index, seed)
+            return {**batch, "loss_mask": batch["loss_mask"] * np.float32(np.nan)}
+
+    results = run_study(Broken(), {"one": models()["one"]}, settings(), tmp_path)
+    model = results["models"]["one"]
+    assert model["sweep"] == {"0.01": None, "0.02": None}
+    assert model["mean"] is None
+    assert results["complete"]
+    assert json.loads(json.dumps(results)) == results
+    assert report.entry(model, ["accuracy", "here"]) == "diverged"
+
+
+def test_no_time_left_says_what_is_missing(tmp_path, capsys):
+    results = run_study(Copying(), models(), settings(max_hours=1e-9), tmp_path)
+    assert not results["complete"]
+    assert results["models"] == {}
+    assert "one rate 0.01 seed 0: left for another start" in capsys.readouterr().out
+
+
+def test_the_report_is_made_of_the_json_alone(finished, tmp_path):
+    results = {"command": "python -m something", "copying": finished[1]}
+
+    def markdown(results):
+        study = results["copying"]
+        cells = report.entry(study["models"]["one"], ["accuracy", "here"], 100, 1)
+        return "\n".join(
+            [*report.origin(results, [study]), *report.rates({"copying": study}), cells]
+        )
+
+    def plot(results, path):
+        path.write_bytes(results["command"].encode())
+
+    report.write_results(results, tmp_path / "results", markdown, plot)
+    page = (tmp_path / "results.md").read_text()
+    model = finished[1]["models"]["one"]
+    assert "python -m something" in page
+    assert f"{model['parameters']:,} parameters; 6 steps" in page
+    assert f"**{min(v for v in model['sweep'].values()):.4f}**" in page
+    mean, std = (100 * model[x]["accuracy"]["here"] for x in ("mean", "std"))
+    assert f"{mean:.1f} ± {std:.1f}" in page
+    assert (tmp_path / "results.png").read_bytes() == b"python -m something"
