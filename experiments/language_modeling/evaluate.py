@@ -1,0 +1,90 @@
+"""Zero-shot questions to a trained model: LAMBADA, PIQA, ARC-easy, WinoGrande, or any file like theirs.
+
+    python -m experiments.language_modeling.evaluate --workdir=runs/mag --data_dir=DATA
+
+reads DATA/evals/*.jsonl (questions.py says of what form) and the newest checkpoint of a run of experiments.train, and
+scores as lm-evaluation-harness does (scoring.py). A model of a size that a CPU trains answers near chance; "chance"
+stands beside every accuracy.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from experiments.language_modeling.likelihood import likelihoods
+from experiments.language_modeling.questions import Task, find_tasks
+from experiments.language_modeling.scoring import score
+from experiments.training.config import parse_flags
+from experiments.training.trained import load_trained
+from experiments.training.workdir import versions
+from titans_jax import Titans
+from titans_jax.data import Tokenizer
+
+#: The folder of the questions under --data_dir.
+QUESTIONS = "evals"
+COLUMNS = ("acc", "acc_norm", "perplexity", "chance")
+
+
+def answer(model: Titans, tokenizer: Tokenizer, task: Task) -> dict[str, float]:
+    """A model's metrics on a task (scoring.py)."""
+    requests = [request for question in task.questions for request in question.requests]
+    found = iter(likelihoods(model, tokenizer, requests))
+    return score(task, [[next(found) for _ in question.requests] for question in task.questions])
+
+
+def line(name: str, metrics: dict[str, float]) -> str:
+    """A task's metrics as a line of the printed table."""
+    cells = []
+    for column in COLUMNS:
+        cell = f"{metrics[column]:.4g}" if column in metrics else ""
+        if f"{column}_stderr" in metrics:
+            cell = f"{metrics[column]:.3f} ±{metrics[f'{column}_stderr']:.3f}"
+        cells.append(f"{cell:>14}")
+    return f"{name:<28}{int(metrics['questions']):>9,}{''.join(cells)}"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads the questions, loads the model, scores task by task."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
+    given: Any = flags.FLAGS
+    try:
+        tasks = find_tasks(Path(given.data_dir) / QUESTIONS, given.tasks, given.limit)
+        trained = load_trained(Path(given.workdir), given.tokenizer)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from error
+    variant = trained.config.model.variant
+    print(f"{variant} after {trained.steps} steps\n{'task':<28}{'questions':>9}", end="")
+    print("".join(f"{column:>14}" for column in COLUMNS), flush=True)
+    results = {}
+    for task in tasks:
+        results[task.name] = answer(trained.model, trained.tokenizer, task)
+        print(line(task.name, results[task.name]), flush=True)
+    if given.json:
+        written = {
+            "workdir": given.workdir,
+            "variant": variant,
+            "steps": trained.steps,
+            "versions": versions(),
+            "tasks": results,
+        }
+        Path(given.json).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+
+
+def define_flags() -> None:
+    """The command's flags; not at import, because other programs use `answer` with flags of their own."""
+    flags.DEFINE_string("workdir", None, "the run whose model answers", required=True)
+    flags.DEFINE_string("data_dir", None, "a folder with evals/*.jsonl", required=True)
+    flags.DEFINE_list("tasks", [], "beginnings of the files' names; all files if none is given")
+    flags.DEFINE_integer("limit", 0, "questions of each task; 0 = all", lower_bound=0)
+    flags.DEFINE_string("tokenizer", None, "where the run's tokenizer file is now, if it has moved")
+    flags.DEFINE_string("json", None, "also write the numbers to this file")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)
