@@ -7,7 +7,7 @@ every model with the first seed, takes each model's best, and trains it with the
     from experiments.comparison import StudyConfig, run_study
 
     models = {"lmm": TitansConfig(...), "transformer": TitansConfig(...)}    # of equal size: else refused
-    results = run_study(task, models, StudyConfig(steps=500), workdir, command="python -m ...")
+    results = run_study(task, models, StudyConfig(steps=500), workdir)
 
 A killed study is started again with the same command: finished trials are read, the running one goes on from its
 checkpoint. `results` is what becomes the results JSON; `experiments.comparison.report` makes tables of it, and

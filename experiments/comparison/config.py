@@ -24,7 +24,7 @@ class StudyConfig:
     steps: int = 500
     learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     seeds: tuple[int, ...] = (0, 1)
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     tolerance: float = 0.03
     log_every: int = 20
     checkpoint_every: int = 250

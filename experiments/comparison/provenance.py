@@ -12,7 +12,7 @@ DIRTY = "dirty: tracked files differ from the commit"
 
 
 def provenance() -> dict[str, Any]:
-    """Returns what stands beside every result: "commit" (and "error" if that is not the code), "versions", "machine"."""
+    """Returns what stands beside a result: "commit" (and "error" if that is not the code), "versions", "machine"."""
     return {**_code(), "versions": versions(), "machine": machine()}
 
 

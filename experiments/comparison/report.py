@@ -72,6 +72,7 @@ def origin(results: Mapping[str, Any], studies: Sequence[Mapping[str, Any]]) -> 
     if not records:
         return ["No model's sweep is finished yet."]
     config = studies[0]["config"]
+    sweep = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
     versions = records[0]["versions"]
     sizes = sorted({model["parameters"] for s in studies for model in s["models"].values()})
     size = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
@@ -81,7 +82,7 @@ def origin(results: Mapping[str, Any], studies: Sequence[Mapping[str, Any]]) -> 
         f"    {results['command']}",
         "",
         f"{size} parameters; {config['steps']:,} steps; AdamW; every model at the learning rates "
-        f"{', '.join(f'{rate:g}' for rate in config['learning_rates'])} with seed {config['seeds'][0]}, then at its best "
+        f"{sweep} with seed {config['seeds'][0]}, then at its best "
         f"rate with seeds {', '.join(map(str, config['seeds']))}; mean ± sample deviation over the seeds.",
         f"Machine: {', '.join(sorted({r['machine'] for r in records}))}; jax {versions['jax']}, "
         f"flax {versions['flax']}; {sum(s['seconds'] for s in studies) / 3600:.2f} hours of training and testing in "
