@@ -1,0 +1,161 @@
+"""BABILong's samples (Kuratov et al., 2024, arXiv 2406.10149): a story's facts in order, spread through prose.
+
+The background is the sentences of a text from a random place on. Each fact stands before a sentence that is drawn
+uniformly, in the order of the story, and so much background is taken that facts, background and question together
+have the wanted number of tokens exactly: what is too much is cut off at the front of the background. The length 0 has
+no background.
+
+    <facts and background>
+    Question: Where is Mary?
+    Answer: bathroom.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from experiments.babilong.stories import Story
+from titans_jax.data import Tokenizer
+
+_SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”’)\]]))\s+(?=[\"'“‘(\[]*[A-Z0-9])")
+#: Sentences that go into one array, so that a long sample is some arrays and not a hundred thousand.
+PIECE = 256
+
+
+class Sample(NamedTuple):
+    """A prompt as arrays of token ids, one after the other, and the tokens that should follow it."""
+
+    prompt: list[Int[np.ndarray, "T"]]
+    answer: Int[np.ndarray, "T"]
+
+    def tokens(self) -> Int[np.ndarray, "T"]:
+        """The prompt in one array."""
+        return np.concatenate(self.prompt)
+
+
+class Prose:
+    """A text as sentences of token ids."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer):
+        """Splits texts into sentences and encodes them, each with the space behind it.
+
+        Args:
+          texts: of books.
+          tokenizer: what encodes them.
+        """
+        sentences = [s for text in texts for s in split_sentences(text)]
+        encoded = [tokenizer.encode((s + " ").encode()) for s in sentences]
+        self.tokens = np.concatenate([np.zeros(0, np.int32), *encoded])
+        #: Where each sentence starts, and where the last one ends.
+        self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])]).astype(int)
+
+    @property
+    def size(self) -> int:
+        """Tokens in all."""
+        return len(self.tokens)
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, each on one line; good enough to find places where a fact may stand."""
+    return [s for s in _SENTENCE_END.split(" ".join(text.split())) if s]
+
+
+def read_prose(paths: Sequence[Path], tokenizer: Tokenizer, longest: int) -> Prose:
+    """Reads the background.
+
+    Args:
+      paths: text files.
+      tokenizer: what encodes them.
+      longest: context, in tokens, that it must be enough for.
+
+    Raises:
+      OSError: a file is missing.
+      ValueError: a file is not UTF-8, or the prose is shorter than the context.
+    """
+    if not paths:
+        raise FileNotFoundError("no prose: give at least one text file for the background")
+    prose = Prose([path.read_text(encoding="utf-8") for path in paths], tokenizer)
+    if prose.size <= longest:
+        raise ValueError(
+            f"a context of {longest:,} tokens is longer than the prose: {', '.join(p.name for p in paths)} "
+            f"hold {prose.size:,} tokens together; give more text, or shorter lengths"
+        )
+    return prose
+
+
+def question_tokens(story: Story, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
+    """The question, up to where the answer begins."""
+    return tokenizer.encode(f"\nQuestion: {story.question}\nAnswer:".encode())
+
+
+def answer_tokens(story: Story, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
+    """What a model should say."""
+    return tokenizer.encode(f" {story.answer}.".encode())
+
+
+def fact_tokens(story: Story, tokenizer: Tokenizer) -> list[Int[np.ndarray, "T"]]:
+    """The facts, each with the space behind it."""
+    return [tokenizer.encode((fact + " ").encode()) for fact in story.facts]
+
+
+def shortest(story: Story, tokenizer: Tokenizer) -> int:
+    """Tokens of a story's prompt without background, its start token included."""
+    facts = sum(len(ids) for ids in fact_tokens(story, tokenizer))
+    return 1 + facts + len(question_tokens(story, tokenizer))
+
+
+def make_sample(
+    story: Story,
+    prose: Prose,
+    length: int,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+) -> Sample:
+    """Hides a story.
+
+    Args:
+      story: what to hide.
+      prose: the background.
+      length: of the prompt in tokens, its start token included; 0 for no background.
+      tokenizer: of facts and question; the same as the prose's.
+      rng: draws the background's place and the facts' places.
+
+    Raises:
+      ValueError: the story is longer, or the prose shorter, than the length.
+    """
+    facts, question = fact_tokens(story, tokenizer), question_tokens(story, tokenizer)
+    start = np.array([tokenizer.start_token], np.int32)
+    least = shortest(story, tokenizer)
+    if length and least > length:
+        raise ValueError(f"length={length}: the story alone has {least} tokens")
+    background = max(0, length - least)
+    sentences = list(_background(prose, background, rng))
+    # The first may have been cut off at its front: no fact stands before it, in the middle of nothing.
+    places = np.sort(rng.integers(min(1, len(sentences)), len(sentences) + 1, len(facts)))
+    parts, before = [start], 0
+    for place, fact in zip(places, facts, strict=True):
+        parts += [*sentences[before:place], fact]
+        before = place
+    parts += [*sentences[before:], question]
+    prompt = [np.concatenate(parts[i : i + PIECE]) for i in range(0, len(parts), PIECE)]
+    return Sample(prompt, answer_tokens(story, tokenizer))
+
+
+def _background(
+    prose: Prose, count: int, rng: np.random.Generator
+) -> Iterator[Int[np.ndarray, "T"]]:
+    """So many tokens of whole sentences, of which the first lacks what is too much."""
+    if not count:
+        return
+    # Of all sentences, those that so many tokens may end with.
+    ends = prose.starts[1:][prose.starts[1:] >= count]
+    if not ends.size:
+        raise ValueError(f"length: the prose has {prose.size} tokens, the background needs {count}")
+    end = int(rng.choice(ends))
+    begin = end - count
+    bounds = prose.starts[(prose.starts > begin) & (prose.starts <= end)]
+    yield from np.split(prose.tokens[begin:end], bounds[:-1] - begin)

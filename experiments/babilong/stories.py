@@ -1,0 +1,73 @@
+"""bAbI stories (Weston et al., 2015, arXiv 1502.05698) from their files, one question at a time.
+
+A file holds stories, whose lines are numbered from 1:
+
+    1 Mary moved to the bathroom.
+    2 John went to the hallway.
+    3 Where is Mary?<TAB>bathroom<TAB>1
+
+A question is asked of all statements above it in its story; questions above it are left out.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Story(NamedTuple):
+    """What is told, what is asked, and the answer, one word."""
+
+    facts: tuple[str, ...]
+    question: str
+    answer: str
+
+
+def find_file(folder: Path, task: int, part: str) -> Path:
+    """The file of a task, qa1 to qa20, anywhere under a folder; of several (1k, 10k) the largest.
+
+    Args:
+      folder: where to look.
+      task: its number.
+      part: "train" or "test".
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    found = sorted(folder.rglob(f"qa{task}_*_{part}.txt"))
+    if not found:
+        raise FileNotFoundError(
+            f"no bAbI stories: {folder} and its folders hold no qa{task}_*_{part}.txt"
+        )
+    return max(found, key=lambda path: path.stat().st_size)
+
+
+def read_stories(path: Path) -> list[Story]:
+    """All questions of a file, in order.
+
+    Raises:
+      ValueError: it is not such a file; names the line.
+    """
+    stories, facts = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        index, _, text = line.partition(" ")
+        if not index.isdigit() or not text:
+            raise ValueError(
+                f"{path}, line {number}: must be a number and a sentence, got {line!r}"
+            )
+        if index == "1":
+            facts = []
+        question, tab, rest = text.partition("\t")
+        if not tab:
+            facts.append(text.strip())
+            continue
+        answer = rest.split("\t")[0].strip()
+        if not facts or not answer:
+            raise ValueError(f"{path}, line {number}: a question needs statements and an answer")
+        stories.append(Story(tuple(facts), question.strip(), answer))
+    if not stories:
+        raise ValueError(f"{path}: holds no question")
+    return stories
+
+
+def labels(stories: list[Story]) -> tuple[str, ...]:
+    """All words that answer any of these questions."""
+    return tuple(sorted({story.answer for story in stories}))
