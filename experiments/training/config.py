@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from titans_jax.config import TitansConfig
 
+T = typing.TypeVar("T")
 # The vocabulary is the tokenizer's, so it is no field of a config.
 _DERIVED = ("model.vocab_size",)
 
@@ -179,9 +180,23 @@ def default_config() -> ConfigDict:
 
     Flags cannot write None, so an optional whole number is 0 where it is None: `window=0` is no window.
     """
-    config = ConfigDict(_as_flags(TrainConfig(), ""))
-    config.lock()
-    return config
+    return as_config_dict(TrainConfig())
+
+
+def as_config_dict(config: Any) -> ConfigDict:
+    """Returns the fields of any such dataclass as a locked ConfigDict."""
+    fields = ConfigDict(_as_flags(config, ""))
+    fields.lock()
+    return fields
+
+
+def from_config_dict(cls: type[T], config: ConfigDict) -> T:
+    """Returns a ConfigDict of `as_config_dict`, changed or not, as the dataclass `cls`.
+
+    Raises:
+      ValueError: a value cannot work.
+    """
+    return _from_flags(cls, config.to_dict())
 
 
 def set_model(config: ConfigDict, model: TitansConfig) -> None:
@@ -195,7 +210,7 @@ def train_config(config: ConfigDict) -> TrainConfig:
     Raises:
       ValueError: a value cannot work; the message names the field, the value and what would be right.
     """
-    return _from_flags(TrainConfig, config.to_dict())
+    return from_config_dict(TrainConfig, config)
 
 
 def from_flat(flat: dict[str, Any]) -> TrainConfig:
