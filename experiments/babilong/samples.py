@@ -21,7 +21,10 @@ from jaxtyping import Int
 from experiments.babilong.stories import Story
 from titans_jax.data import Tokenizer
 
-_SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”’)\]]))\s+(?=[\"'“‘(\[]*[A-Z0-9])")
+_QUOTES = "\"'\u2019\u201d)\\]"  # after a sentence; before one: straight or opening
+_SENTENCE_END = re.compile(
+    rf"(?:(?<=[.!?])|(?<=[.!?][{_QUOTES}]))\s+(?=[\"'\u2018\u201c(\[]*[A-Z0-9])"
+)
 #: Sentences that go into one array, so that a long sample is some arrays and not a hundred thousand.
 PIECE = 256
 

@@ -1,7 +1,8 @@
 """Whether an answer is right, as BABILong has it.
 
-Of an answer only the first sentence counts. It is right if, of all words that answer any question of the task, it holds
-the right one and no other; words that the question itself holds do not count ("Where was the apple before the kitchen?").
+Of an answer only the first sentence counts. It is right if, of all words that answer any question of the task, it
+holds the right one and no other; words that the question itself holds do not count ("Where was the apple before the
+kitchen?").
 """
 
 from collections.abc import Sequence

@@ -107,7 +107,7 @@ def test_lengths_that_cannot_be_are_refused(tmp_path):
         make_sample(STORY, prose(), least - 1, BYTES, np.random.default_rng(0))
     path = tmp_path / "book.txt"
     path.write_text("A short book. It ends.")
-    with pytest.raises(ValueError, match="longer than the prose.*book.txt"):
+    with pytest.raises(ValueError, match=r"longer than the prose.*book\.txt"):
         read_prose([path], BYTES, 1000)
 
 

@@ -14,7 +14,6 @@ from titans_jax import MemoryConfig, Titans, TitansConfig
 from titans_jax.data import ByteTokenizer
 from titans_jax.inference import GREEDY, generate, prefill
 
-
 BASE = "lm_eval.api.model"
 
 
