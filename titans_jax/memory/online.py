@@ -6,8 +6,10 @@ lower triangular system, because the gradient of token i is 2 k_i^T e_i:
     (I + 2 strict_lower(write[t-1, i] (k_t . k_i))) e = keep_{t-1} k M_0 + carry_{t-1} k S_0 - v
 
 after which the tile is read and written as any other. Without momentum this is the chunk form of
-(Gated) DeltaNet; eta adds momentum to it. The inverse of I + L, L strictly lower triangular of
-size R, is the product (I - L)(I + L^2)(I + L^4)... of log2(R) factors: matmuls only, no solve.
+(Gated) DeltaNet; eta adds momentum to it. The inverse of I + L, L strictly lower triangular, is built
+from the inverses of its diagonal blocks, of sizes 1, 2, 4, ...: matmuls only, no solve. (The shorter
+product (I - L)(I + L^2)(I + L^4)... is of no use here: where keys repeat, powers of L grow beyond
+1e20 before they vanish, and float32 keeps nothing of an inverse whose entries are near 1.)
 """
 
 import jax
@@ -22,14 +24,19 @@ from titans_jax.typing import Array
 
 
 def inverse_unit_lower(strict: Float[Array, "R R"]) -> Float[Array, "R R"]:
-    """(I + L)^-1 for a strictly lower triangular L."""
+    """(I + L)^-1 for a strictly lower triangular L.
+
+    Of [[A, 0], [C, B]] it is [[A^-1, 0], [-B^-1 C A^-1, B^-1]]. All blocks of a size are joined at once by
+    masked products of whole matrices, and what is left over at the end needs no special case.
+    """
     size = strict.shape[-1]
-    identity = jnp.eye(size, dtype=strict.dtype)
-    inverse, power, covered = identity - strict, strict, 2
-    while covered < size:
-        power = power @ power
-        inverse = inverse + inverse @ power
-        covered *= 2
+    row = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
+    col = jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
+    inverse, block = jnp.where(row == col, 1.0, 0.0).astype(strict.dtype), 1
+    while block < size:
+        below = (row // block == col // block + 1) & (row // block % 2 == 1)  # C of every pair
+        inverse = inverse - inverse @ jnp.where(below, strict, 0.0) @ inverse
+        block *= 2
     return inverse
 
 
