@@ -97,6 +97,39 @@ class Titans(nnx.Module):
         Raises:
             ValueError: if an argument's shape or dtype does not fit.
         """
+        x, state = self.residual_stream(
+            tokens,
+            state,
+            mask=mask,
+            reset=reset,
+            freeze_memory=freeze_memory,
+            aligned=aligned,
+        )
+        return self.logits(x), state
+
+    def residual_stream(
+        self,
+        tokens: Int[Array, "B T"],
+        state: Any = None,
+        *,
+        mask: Bool[Array, "B T"] | None = None,
+        reset: Bool[Array, "B T"] | None = None,
+        freeze_memory: bool = False,
+        aligned: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """The residual stream after the last block, of which calling the model gives the logits.
+
+        Args:
+            tokens: as in `__call__`, and likewise the others.
+            state: likewise.
+            mask: likewise.
+            reset: likewise.
+            freeze_memory: likewise.
+            aligned: likewise.
+
+        Returns:
+            The stream, before the final norm, and the state after these tokens.
+        """
         self._check(tokens, state, mask, reset, freeze_memory)
         graph, parameters = nnx.split(self.layers)
 
@@ -114,8 +147,7 @@ class Titans(nnx.Module):
 
         if self.config.remat:
             layer = jax.checkpoint(layer)
-        x, state = jax.lax.scan(layer, self.embed(tokens), (parameters, state))
-        return self.logits(x), state
+        return jax.lax.scan(layer, self.embed(tokens), (parameters, state))
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The residual stream before the first block."""
