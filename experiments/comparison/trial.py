@@ -35,6 +35,7 @@ from experiments.training.step import init_params, make_train_step, split_model
 from titans_jax import TitansConfig
 
 RECORD = "record.json"
+CHECKPOINTS = "checkpoints"
 #: What may change between two starts of one trial.
 _FREE = ("log_every", "checkpoint_every", "max_hours", "learning_rates", "seeds", "tolerance")
 
@@ -181,7 +182,7 @@ def _train(trial: Trial, task: Task, folder: Path) -> _Trained:
     progress = folder / "progress.jsonl"
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(
-            epath.Path(folder) / "checkpoints", every=study.checkpoint_every, keep=2
+            epath.Path(folder) / CHECKPOINTS, every=study.checkpoint_every, keep=2
         )
         stack.callback(checkpoints.close)
         identity = {"trial": trial.describe(task)}

@@ -2,9 +2,9 @@
 
     python -m experiments.language_modeling.evaluate --workdir=runs/mag --data_dir=DATA
 
-reads DATA/evals/*.jsonl (questions.py says of what form) and the newest checkpoint of a run of experiments.train, and
-scores as lm-evaluation-harness does (scoring.py). A model of a size that a CPU trains answers near chance; "chance"
-stands beside every accuracy.
+reads DATA/evals/*.jsonl (questions.py says of what form) and the newest checkpoint of a run of experiments.train or of
+a trial of a comparison, and scores as lm-evaluation-harness does (scoring.py). A model of a size that a CPU trains
+answers near chance; "chance" stands beside every accuracy.
 """
 
 import json
@@ -17,8 +17,8 @@ from absl import app, flags, logging
 from experiments.language_modeling.likelihood import likelihoods
 from experiments.language_modeling.questions import Task, find_tasks
 from experiments.language_modeling.scoring import score
+from experiments.language_modeling.trained import load_model
 from experiments.training.config import parse_flags
-from experiments.training.trained import load_trained
 from experiments.training.workdir import versions
 from titans_jax import Titans
 from titans_jax.data import Tokenizer
@@ -54,10 +54,10 @@ def main(argv: Sequence[str]) -> None:
     given: Any = flags.FLAGS
     try:
         tasks = find_tasks(Path(given.data_dir) / QUESTIONS, given.tasks, given.limit)
-        trained = load_trained(Path(given.workdir), given.tokenizer)
+        trained = load_model(Path(given.workdir), given.tokenizer)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
-    variant = trained.config.model.variant
+    variant = trained.model.config.variant
     print(f"{variant} after {trained.steps} steps\n{'task':<28}{'questions':>9}", end="")
     print("".join(f"{column:>14}" for column in COLUMNS), flush=True)
     results = {}

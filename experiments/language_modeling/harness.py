@@ -18,7 +18,7 @@ from lm_eval.api.model import LM
 
 from experiments.language_modeling.likelihood import likelihoods
 from experiments.language_modeling.questions import Request
-from experiments.training.trained import load_trained
+from experiments.language_modeling.trained import load_model
 from titans_jax import Titans
 from titans_jax.data import Tokenizer
 from titans_jax.inference import GREEDY, Sampling, generate_tokens, prefill, score
@@ -44,8 +44,8 @@ class TitansLM(LM):
 
     @classmethod
     def from_workdir(cls, workdir: str, tokenizer: str | None = None) -> "TitansLM":
-        """The newest checkpoint of a run of experiments.train; raises as `load_trained` does."""
-        trained = load_trained(Path(workdir), tokenizer)
+        """The newest checkpoint of a run; raises as `load_model` does."""
+        trained = load_model(Path(workdir), tokenizer)
         return cls(trained.model, trained.tokenizer)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:

@@ -1,0 +1,48 @@
+"""Every model on the same books, small; with `:340m` and so on at the paper's sizes (experiments.language_modeling).
+
+    python -m experiments.language_modeling.run --data_dir=DATA
+
+Bytes, 300 steps of 8 x 512, two seeds. At the paper's sizes text and tokenizer are the user's:
+--config.text.train=PATTERN (under --data_dir), --config.text.tokenizer=FILE.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from experiments.comparison import StudyConfig
+from experiments.configs.paper import BATCH_TOKENS, LENGTH
+from experiments.language_modeling.config import (
+    LanguageModelingConfig,
+    QuestionsConfig,
+    TextConfig,
+)
+from experiments.language_modeling.models import NAMES
+from experiments.training.config import OptimizerConfig, as_config_dict
+from titans_jax import preset
+
+OPTIMIZER = OptimizerConfig(warmup_fraction=0.1, beta2=0.99)
+PAPER_TOKENS = {"170m": 15e9, "340m": 15e9, "400m": 15e9, "760m": 30e9}
+
+
+def get_config(size: str = "small") -> ConfigDict:
+    """Returns the config of a size: "small", or one of the paper's."""
+    if size == "small":
+        config = LanguageModelingConfig(
+            models=NAMES,
+            model=preset("tiny", "lmm"),
+            text=TextConfig(valid_fraction=0.005),
+            study=StudyConfig(
+                steps=300, learning_rates=(1e-3, 2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER
+            ),
+        )
+        return as_config_dict(config)
+    steps = round(PAPER_TOKENS[size] / BATCH_TOKENS)
+    config = LanguageModelingConfig(
+        models=NAMES,
+        model=preset(size, "lmm"),
+        text=TextConfig(length=LENGTH, batch_size=BATCH_TOKENS // LENGTH, test_bytes=0),
+        questions=dataclasses.replace(QuestionsConfig(), limit=0),
+        study=StudyConfig(steps=steps, learning_rates=(4e-4,), seeds=(0,), checkpoint_every=1000),
+    )
+    return as_config_dict(config)

@@ -1,0 +1,104 @@
+"""Language modelling as a task of a study: random windows of books, judged in bits per byte and by questions."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from experiments.comparison.task import SELECTION
+from experiments.language_modeling.config import QuestionsConfig, TextConfig
+from experiments.language_modeling.evaluate import QUESTIONS, answer
+from experiments.language_modeling.questions import Task as Questions
+from experiments.language_modeling.questions import find_tasks
+from experiments.language_modeling.text import (
+    Tokens,
+    Windows,
+    beginning,
+    bits_per_byte,
+    cut_off,
+    encode,
+    find_texts,
+)
+from experiments.training.step import Batch
+from titans_jax import Titans, TitansConfig
+from titans_jax.data import Tokenizer, load_tokenizer
+
+
+class TextTask:
+    """Trains on windows of text and judges by bits per byte (see `experiments.comparison.Task`)."""
+
+    def __init__(self, data_dir: Path, config: TextConfig):
+        """Reads and encodes all texts.
+
+        Raises:
+          OSError: a file is missing.
+          ValueError: the texts are too short, or the tokenizer cannot read them.
+        """
+        self.config = config
+        self.tokenizer: Tokenizer = load_tokenizer(config.tokenizer)
+        self._digest = hashlib.sha256()
+        tests = [find_texts(data_dir, pattern)[0] for pattern in config.tests]
+        train = [path for path in find_texts(data_dir, config.train) if path not in tests]
+        parts = [cut_off(path, config.valid_fraction) for path in train]
+        self.windows = Windows(
+            [self._encode(text) for text, _ in parts], config.length, config.batch_size
+        )
+        self.valid = [self._encode(text) for _, text in parts if text]
+        self.tests = {path.stem: self._encode(beginning(path, config.test_bytes)) for path in tests}
+        self._files = [path.name for path in (*train, *tests)]
+
+    def _encode(self, text: bytes) -> Tokens:
+        self._digest.update(hashlib.sha256(text).digest())
+        return encode(text, self.tokenizer)
+
+    def describe(self) -> dict[str, Any]:
+        """The config, the files' names and what they hold."""
+        return {
+            **dataclasses.asdict(self.config),
+            "files": self._files,
+            "sha256": self._digest.hexdigest(),
+        }
+
+    def batch(self, index: int, seed: int) -> Batch:
+        """Training batch `index` (see `experiments.comparison.Task`)."""
+        return self.windows.batch(index, seed)
+
+    def evaluate(self, model: Titans) -> dict[str, Any]:
+        """Bits per byte of held-out ends of the training texts (selection) and of each test."""
+        return {
+            SELECTION: self.bits(model, *self.valid),
+            "bits_per_byte": {name: self.bits(model, text) for name, text in self.tests.items()},
+        }
+
+    def bits(self, model: Titans, *texts: Tokens) -> float:
+        """Bits per byte of some texts together."""
+        size = sum(text.size for text in texts)
+        each = [bits_per_byte(model, text, self.config.length) * text.size for text in texts]
+        return sum(each) / size
+
+
+class LanguageModeling(TextTask):
+    """The same, and zero-shot questions."""
+
+    def __init__(self, data_dir: Path, text: TextConfig, questions: QuestionsConfig):
+        """Reads texts and questions; raises as `TextTask` and `find_tasks` do."""
+        super().__init__(data_dir, text)
+        self.limit = questions.limit
+        self.questions: list[Questions] = []
+        if questions.tasks:
+            self.questions = find_tasks(data_dir / QUESTIONS, questions.tasks, questions.limit)
+
+    def describe(self) -> dict[str, Any]:
+        """The texts', and the questions' names and number."""
+        asked = {task.name: len(task.questions) for task in self.questions}
+        return {**super().describe(), "questions": asked}
+
+    def evaluate(self, model: Titans) -> dict[str, Any]:
+        """Bits per byte, and the metrics of each file of questions (scoring.py)."""
+        answers = {task.name: answer(model, self.tokenizer, task) for task in self.questions}
+        return {**super().evaluate(model), "questions": answers}
+
+
+def with_vocabulary(model: TitansConfig, tokenizer: Tokenizer) -> TitansConfig:
+    """The model with as many tokens as the tokenizer has."""
+    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size)

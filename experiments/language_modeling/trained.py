@@ -1,0 +1,52 @@
+"""A trained model by the folder of its run, or of a trial of a comparison."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from flax import nnx
+
+from experiments.comparison.trial import CHECKPOINTS
+from experiments.training.checkpoints import restore_params
+from experiments.training.step import split_model
+from experiments.training.trained import load_trained
+from titans_jax import MemoryConfig, Titans, TitansConfig
+from titans_jax.data import Tokenizer, load_tokenizer
+
+
+class TrainedModel(NamedTuple):
+    """A model, what encodes its text, and the optimizer steps it was trained for."""
+
+    model: Titans
+    tokenizer: Tokenizer
+    steps: int
+
+
+def load_model(workdir: Path, tokenizer: str | None = None) -> TrainedModel:
+    """Loads the newest checkpoint under a folder.
+
+    Args:
+      workdir: of a run of experiments.train, or WORKDIR/MODEL/rate_RATE/seed_SEED of a comparison.
+      tokenizer: where the tokenizer file is now, if it has moved.
+
+    Raises:
+      OSError: there is no run, no checkpoint, or no tokenizer file.
+      ValueError: no checkpoint can be read, or it is of another model.
+      ImportError: the tokenizer's library is missing.
+    """
+    path = workdir / "config.json"
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(saved.get("model"), dict):  # experiments.train writes a flat config
+        trained = load_trained(workdir, tokenizer)
+        return TrainedModel(trained.model, trained.tokenizer, trained.steps)
+    fields = dict(saved["model"])
+    model = TitansConfig(**(fields | {"memory": MemoryConfig(**fields["memory"])}))
+    encoder = load_tokenizer(tokenizer or saved["task"].get("tokenizer", "bytes"))
+    if encoder.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"--workdir={workdir}: its model has {model.vocab_size} tokens, the tokenizer {encoder.vocab_size}: "
+            "it belongs to another model"
+        )
+    graphdef, shapes = split_model(model)
+    steps, params, _ = restore_params(workdir / CHECKPOINTS, shapes)
+    return TrainedModel(nnx.merge(graphdef, params), encoder, steps)
