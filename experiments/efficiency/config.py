@@ -16,7 +16,7 @@ class EfficiencyConfig:
       lengths: tokens of a sequence.
       tokens_per_step: the batch size is this over the length.
       repeats: steps timed of each.
-      tpu_topology: for which the preset's step is compiled, such as "v5e:16x16"; "" for no static estimate.
+      tpu_topology: for which the preset's step is compiled, such as "v5e:8x8"; "" for no static estimate.
       tpu_preset: one of the paper's sizes, experiments/configs/titans_SIZE.py.
     """
 
@@ -25,7 +25,7 @@ class EfficiencyConfig:
     lengths: tuple[int, ...] = (512, 2048, 8192)
     tokens_per_step: int = 8192
     repeats: int = 3
-    tpu_topology: str = "v5e:16x16"
+    tpu_topology: str = "v5e:8x8"
     tpu_preset: str = "400m"
 
     def __post_init__(self) -> None:
