@@ -37,12 +37,22 @@ def get_config(size: str = "small") -> ConfigDict:
             ),
         )
         return as_config_dict(config)
-    steps = round(PAPER_TOKENS[size] / BATCH_TOKENS)
     config = LanguageModelingConfig(
         models=NAMES,
         model=preset(size, "lmm"),
-        text=TextConfig(length=LENGTH, batch_size=BATCH_TOKENS // LENGTH, test_bytes=0),
+        text=paper_text(),
         questions=dataclasses.replace(QuestionsConfig(), limit=0),
-        study=StudyConfig(steps=steps, learning_rates=(4e-4,), seeds=(0,), checkpoint_every=1000),
+        study=paper_study(size),
     )
     return as_config_dict(config)
+
+
+def paper_text() -> TextConfig:
+    """Sequences and batches of the paper's training."""
+    return TextConfig(length=LENGTH, batch_size=BATCH_TOKENS // LENGTH, test_bytes=0)
+
+
+def paper_study(size: str) -> StudyConfig:
+    """The paper's training of a size."""
+    steps = round(PAPER_TOKENS[size] / BATCH_TOKENS)
+    return StudyConfig(steps=steps, learning_rates=(4e-4,), seeds=(0,), checkpoint_every=1000)
