@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from experiments.efficiency.comparing import run
 from experiments.efficiency.config import EfficiencyConfig
-from experiments.efficiency.run import run
 from experiments.efficiency.speed_report import markdown, plot
 from titans_jax import preset
 

@@ -1,0 +1,61 @@
+"""The models of the memory-depth experiment, what they are tested on, and how fast they train."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+from experiments.efficiency.rows import Rows
+from experiments.efficiency.training_speed import measure
+from experiments.language_modeling.models import same_size
+from experiments.language_modeling.task import TextTask
+from experiments.language_modeling.text import bits_per_byte
+from experiments.memory_depth.config import MemoryDepthConfig
+from titans_jax import Titans, TitansConfig
+
+
+class LengthTask(TextTask):
+    """Text, tested in windows of several lengths."""
+
+    def __init__(self, folder: Path, config: MemoryDepthConfig):
+        """Reads the texts; raises as `TextTask` does."""
+        super().__init__(folder, config.text)
+        self.lengths = config.lengths
+
+    def describe(self) -> dict[str, Any]:
+        """The texts', and the lengths."""
+        return {**super().describe(), "lengths": list(self.lengths)}
+
+    def evaluate(self, model: Titans) -> dict[str, Any]:
+        """Bits per byte of each test by length of the windows, and the selection."""
+        found = {
+            name: {str(n): bits_per_byte(model, text, n) for n in self.lengths}
+            for name, text in self.tests.items()
+        }
+        return {"selection": self.bits(model, *self.valid), "bits_per_byte": found}
+
+
+def make_models(
+    config: MemoryDepthConfig, base: TitansConfig
+) -> tuple[dict[str, TitansConfig], ...]:
+    """The models by depth: with one feed-forward width, and of one size."""
+    one_width = {
+        str(depth): dataclasses.replace(base, memory=dataclasses.replace(base.memory, depth=depth))
+        for depth in config.depths
+    }
+    like = one_width[str(config.same_size_as)]
+    return one_width, {name: same_size(model, like) for name, model in one_width.items()}
+
+
+def speeds(
+    config: MemoryDepthConfig, models: dict[str, TitansConfig], rows: Rows
+) -> list[dict[str, Any]]:
+    """Speed and memory of every depth's training step at every length (experiments/efficiency/training_speed.py)."""
+    found = []
+    for depth, model in models.items():
+        for length in config.lengths:
+            batch = config.tokens_per_step // length
+            step = functools.partial(measure, model, batch, length, config.repeats)
+            row = rows.get(f"{depth} {length}", step)
+            found.append({"depth": depth, "length": length, "batch_size": batch, **row})
+    return found
