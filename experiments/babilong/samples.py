@@ -44,14 +44,15 @@ class Prose:
     """A text as sentences of token ids."""
 
     def __init__(self, texts: Sequence[str], tokenizer: Tokenizer):
-        """Splits texts into sentences and encodes them, each with the space behind it.
+        """Splits texts into sentences and encodes them, each with a space before it, as words
+        inside a text have it.
 
         Args:
           texts: of books.
           tokenizer: what encodes them.
         """
         sentences = [s for text in texts for s in split_sentences(text)]
-        encoded = [tokenizer.encode((s + " ").encode()) for s in sentences]
+        encoded = [tokenizer.encode((" " + s).encode()) for s in sentences]
         self.tokens = np.concatenate([np.zeros(0, np.int32), *encoded])
         #: Where each sentence starts, and where the last one ends.
         self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])]).astype(int)
@@ -101,8 +102,8 @@ def answer_tokens(story: Story, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
 
 
 def fact_tokens(story: Story, tokenizer: Tokenizer) -> list[Int[np.ndarray, "T"]]:
-    """The facts, each with the space behind it."""
-    return [tokenizer.encode((fact + " ").encode()) for fact in story.facts]
+    """The facts, each with a space before it."""
+    return [tokenizer.encode((" " + fact).encode()) for fact in story.facts]
 
 
 def shortest(story: Story, tokenizer: Tokenizer) -> int:

@@ -46,7 +46,8 @@ def read_stories(path: Path) -> list[Story]:
     Raises:
       ValueError: it is not such a file; names the line.
     """
-    stories, facts = [], []
+    stories: list[Story] = []
+    facts: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         index, _, text = line.partition(" ")
         if not index.isdigit() or not text:

@@ -47,6 +47,21 @@ def load_model(workdir: Path, tokenizer: str | None = None) -> TrainedModel:
             f"--workdir={workdir}: its model has {model.vocab_size} tokens, the tokenizer {encoder.vocab_size}: "
             "it belongs to another model"
         )
+    steps, loaded = load_trial(model, workdir)
+    return TrainedModel(loaded, encoder, steps)
+
+
+def load_trial(model: TitansConfig, folder: Path) -> tuple[int, Titans]:
+    """The steps and the newest checkpoint of a trial of a comparison.
+
+    Args:
+      model: the trial's.
+      folder: of the trial.
+
+    Raises:
+      OSError: there is no checkpoint.
+      ValueError: none can be read, or it is of another model.
+    """
     graphdef, shapes = split_model(model)
-    steps, params, _ = restore_params(workdir / CHECKPOINTS, shapes)
-    return TrainedModel(nnx.merge(graphdef, params), encoder, steps)
+    steps, params, _ = restore_params(folder / CHECKPOINTS, shapes)
+    return steps, nnx.merge(graphdef, params)

@@ -67,7 +67,7 @@ def test_missing_stories_are_named(tmp_path):
 
 def test_without_background_a_prompt_is_the_story():
     sample = make_sample(STORY, prose(), 0, BYTES, np.random.default_rng(0))
-    assert text(sample) == "\nMary moved. John went. \nQuestion: Where is Mary?\nAnswer:"
+    assert text(sample) == "\n Mary moved. John went.\nQuestion: Where is Mary?\nAnswer:"
     assert bytes(sample.answer.tolist()) == b" hall."
 
 
@@ -79,13 +79,13 @@ def test_a_prompt_has_its_length_and_its_facts_in_order_between_whole_sentences(
         whole = text(sample)
         assert len(sample.tokens()) == length
         assert whole.endswith("\nQuestion: Where is Mary?\nAnswer:")
-        assert whole.index("Mary moved. ") < whole.index("John went. ")
-        without = whole.replace("Mary moved. ", "").replace("John went. ", "")
+        assert whole.index(" Mary moved.") < whole.index(" John went.")
+        without = whole.replace(" Mary moved.", "").replace(" John went.", "")
         kept = without[1 : without.index("\nQuestion")]
         assert kept in BYTES.decode(background.tokens).decode()
         for fact in STORY.facts:
-            before = whole[: whole.index(fact)].removeprefix("\n")
-            assert not before or before.endswith(". ")
+            before = whole[: whole.index(" " + fact)]
+            assert before == "\n" or before.endswith(".")
 
 
 def test_facts_are_spread_evenly():

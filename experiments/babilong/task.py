@@ -1,0 +1,232 @@
+"""BABILong as a task of a study: prose first, then stories hidden in it; judged by what a model answers.
+
+Training counts the answer's tokens alone once the steps of prose are over. Stories longer than a prompt are left out at
+that length. The learning rate is chosen by the loss on the last tenth of the training stories.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.babilong.answers import accuracy
+from experiments.babilong.config import BabilongConfig
+from experiments.babilong.samples import (
+    Prose,
+    Sample,
+    answer_tokens,
+    make_sample,
+    read_prose,
+    shortest,
+)
+from experiments.babilong.stories import Story, find_file, labels, read_stories
+from experiments.babilong.vocabulary import make_tokenizer
+from experiments.comparison.task import SELECTION
+from experiments.language_modeling.likelihood import Encoded, token_likelihoods
+from experiments.language_modeling.text import find_texts
+from experiments.training.step import Batch
+from titans_jax import Titans
+
+#: Streams of random numbers that no training seed reaches.
+VALIDATION, TEST = 1_000_001, 1_000_002
+#: Of the training stories, every so many-th of the last ones chooses the learning rate.
+HELD_OUT = 10
+VALIDATION_SAMPLES = 64
+#: Characters that a tokenizer is trained on: the beginnings of the prose, and the stories.
+TOKENIZER_TEXT = 400_000
+
+
+class Stories(NamedTuple):
+    """The stories of one bAbI task.
+
+    Attributes:
+      train: (story, tokens without background), shortest first.
+      valid: likewise.
+      test: likewise.
+      labels: all words that answer.
+    """
+
+    train: list[tuple[Story, int]]
+    valid: list[tuple[Story, int]]
+    test: list[tuple[Story, int]]
+    labels: tuple[str, ...]
+
+
+class Babilong:
+    """See the module's docstring and `experiments.comparison.Task`."""
+
+    def __init__(self, data_dir: Path, config: BabilongConfig, workdir: Path):
+        """Reads stories and prose.
+
+        Args:
+          data_dir: folder of the data.
+          config: see BabilongConfig.
+          workdir: where a trained tokenizer is kept.
+
+        Raises:
+          OSError: a file is missing.
+          ValueError: it is of another kind, prose is shorter than the longest context, or no story fits a length.
+        """
+        self.config = config
+        folder = data_dir / config.stories
+        files = {
+            (task, part): find_file(folder, task, part)
+            for task in config.tasks
+            for part in ("train", "test")
+        }
+        test_prose = [find_texts(data_dir, pattern)[0] for pattern in config.test_prose]
+        train_prose = [p for p in find_texts(data_dir, config.train_prose) if p not in test_prose]
+        texts = [path.read_text(encoding="utf-8") for path in (*train_prose, *files.values())]
+        self.tokenizer = make_tokenizer(
+            config.tokenizer, (text[:TOKENIZER_TEXT] for text in texts), workdir
+        )
+        streamed = config.stream_lengths if config.stream_models else ()
+        longest = max([*config.test_lengths, *streamed])
+        self.test_prose: Prose = read_prose(test_prose, self.tokenizer, longest)
+        self.prose: Prose = read_prose(train_prose, self.tokenizer, max(config.train_lengths))
+        self.stories = {task: self._read(files, task) for task in config.tasks}
+        self._longest_answer = max(
+            len(answer_tokens(story, self.tokenizer))
+            for stories in self.stories.values()
+            for story, _ in stories.train
+        )
+        self._check()
+
+    def _read(self, files: dict[tuple[int, str], Path], task: int) -> Stories:
+        train, test = (read_stories(files[task, part]) for part in ("train", "test"))
+        cut = len(train) - max(1, len(train) // HELD_OUT)
+        return Stories(
+            self._measured(train[:cut]),
+            self._measured(train[cut:]),
+            self._measured(test),
+            labels([*train, *test]),
+        )
+
+    def _measured(self, stories: list[Story]) -> list[tuple[Story, int]]:
+        """Stories with their tokens without background, shortest first."""
+        measured = [(story, shortest(story, self.tokenizer)) for story in stories]
+        return sorted(measured, key=lambda one: one[1])
+
+    def _check(self) -> None:
+        """Refuses lengths that stories do not fit in."""
+        for length in self.config.train_lengths:
+            if not self._tasks_at(length):
+                raise ValueError(
+                    f"config.train_lengths: no story of tasks {self.config.tasks} fits in {length} tokens; give "
+                    "longer ones"
+                )
+        for task, stories in self.stories.items():
+            least = stories.test[0][1]
+            for length in (*self.config.test_lengths, *self.config.stream_lengths):
+                if 0 < length < least:
+                    raise ValueError(
+                        f"config.test_lengths: {length}: every story of task {task} is longer"
+                    )
+
+    def _tasks_at(self, length: int) -> list[int]:
+        """Tasks of which at least one story fits."""
+        return [
+            task
+            for task, stories in self.stories.items()
+            if stories.train[0][1] <= length and stories.valid[0][1] <= length
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The config, apart from model and study, and the tokenizer."""
+        fields = dataclasses.asdict(self.config)
+        for name in (
+            "model",
+            "models",
+            "study",
+            "stream_models",
+            "stream_lengths",
+            "stream_samples",
+        ):
+            del fields[name]
+        return {
+            **fields,
+            "fingerprint": self.tokenizer.fingerprint(),
+            "stories": {str(t): [len(s.train), len(s.test)] for t, s in self.stories.items()},
+            "prose_tokens": [self.prose.size, self.test_prose.size],
+        }
+
+    def batch(self, index: int, seed: int) -> Batch:
+        """Training batch `index` (see `experiments.comparison.Task`)."""
+        lengths = self.config.train_lengths
+        length = lengths[index % len(lengths)]
+        rng = np.random.default_rng([seed, index])
+        number = self.config.batch_tokens // length
+        if index < self.config.prose_steps:
+            places = rng.integers(self.prose.size - length, size=number)
+            rows = np.stack([self.prose.tokens[p : p + length + 1] for p in places])
+            counts = np.ones((number, length), bool)
+            return {"inputs": rows[:, :-1], "targets": rows[:, 1:], "loss_mask": counts}
+        samples = []
+        tasks = self._tasks_at(length)
+        for _ in range(number):
+            stories = self.stories[int(rng.choice(tasks))].train
+            samples.append(self._sample(stories, length, rng))
+        return self._together(samples, length)
+
+    def _sample(
+        self, stories: list[tuple[Story, int]], length: int, rng: np.random.Generator
+    ) -> Sample:
+        fitting = int(np.searchsorted([tokens for _, tokens in stories], length, side="right"))
+        story, _ = stories[int(rng.integers(fitting))]
+        return make_sample(story, self.prose, length, self.tokenizer, rng)
+
+    def _together(self, samples: list[Sample], length: int) -> Batch:
+        """Samples of one length as a batch in which the answers alone count."""
+        shape = (
+            len(samples),
+            -(-(length + self._longest_answer) // 8) * 8,
+        )  # the same for all batches of this length
+        tokens = np.zeros((shape[0], shape[1] + 1), np.int32)
+        counts = np.zeros(shape, bool)
+        for row, sample in enumerate(samples):
+            whole = np.concatenate([*sample.prompt, sample.answer])
+            tokens[row, : len(whole)] = whole
+            counts[row, length - 1 : len(whole) - 1] = True
+        return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "loss_mask": counts}
+
+    def evaluate(self, model: Titans) -> dict[str, Any]:
+        """Accuracy by task and length; selection by the loss of answers to held-out training stories."""
+        found: dict[str, dict[str, float]] = {}
+        for task in self.config.tasks:
+            found[f"qa{task}"] = {}
+            for length in self.config.test_lengths:
+                number = self.config.samples_of(length)
+                found[f"qa{task}"][str(length)] = self.accuracy(model, task, length, number)
+        mean = {
+            length: float(np.mean([by_length[length] for by_length in found.values()]))
+            for length in next(iter(found.values()))
+        }
+        return {SELECTION: self._selection(model), "accuracy": {**found, "mean": mean}}
+
+    def accuracy(self, model: Titans, task: int, length: int, number: int) -> float:
+        """The fraction of test samples that a model answers right."""
+        rng = np.random.default_rng([TEST, task, length])
+        stories = self.stories[task]
+        fitting = [s for s, tokens in stories.test if not length or tokens <= length]
+        chosen = [fitting[int(rng.integers(len(fitting)))] for _ in range(number)]
+        samples = [make_sample(s, self.test_prose, length, self.tokenizer, rng) for s in chosen]
+        return accuracy(
+            model,
+            self.tokenizer,
+            list(zip(chosen, samples, strict=True)),
+            stories.labels,
+            self.config.answer_tokens,
+        )
+
+    def _selection(self, model: Titans) -> float:
+        rng, encoded = np.random.default_rng(VALIDATION), []
+        for length in self.config.train_lengths:
+            for task in self._tasks_at(length):
+                for _ in range(VALIDATION_SAMPLES):
+                    sample = self._sample(self.stories[task].valid, length, rng)
+                    whole = np.concatenate([*sample.prompt, sample.answer])
+                    encoded.append(Encoded(whole, len(sample.answer)))
+        found = token_likelihoods(model, encoded)
+        return -math.fsum(one.log_probability for one in found) / len(found)
