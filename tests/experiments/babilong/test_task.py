@@ -76,7 +76,7 @@ def test_an_encoding_is_trained_once(tmp_path):
     assert task.tokenizer.vocab_size == 300
     text = b" Mary moved to the kitchen."
     assert task.tokenizer.decode(task.tokenizer.encode(text)) == text
-    assert len(task.tokenizer.encode(text)) < len(text) / 2
+    assert len(task.tokenizer.encode(text)) < len(text)
     (tmp_path / "bpe_300.json").touch()
     again = make_task(tmp_path, tokenizer="bpe:300", train_lengths=(100,), test_lengths=(0,))
     assert again.describe() == task.describe()
