@@ -24,8 +24,9 @@ from experiments.training.step import Batch
 from titans_jax import Titans
 from titans_jax.config import require
 
-#: Ids of each kind: keys, then values, then noise.
-KINDS = 64
+#: Ids of each kind: keys, then values, then noise. Small models learn sixteen in some hundred steps, and sixty-four in
+#: none of three hundred.
+KINDS = 16
 VOCABULARY = 3 * KINDS
 #: Streams of random numbers that no training seed reaches.
 _VALIDATION, _TEST = 1_000_001, 1_000_002
@@ -44,7 +45,7 @@ class RecallConfig:
     """
 
     pairs: int = 4
-    train_lengths: tuple[int, ...] = (32, 64, 128)
+    train_lengths: tuple[int, ...] = (32,)
     batch_tokens: int = 2048
     test_lengths: tuple[int, ...] = (128, 512, 2048)
     test_sequences: int = 64

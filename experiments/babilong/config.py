@@ -41,9 +41,9 @@ class BabilongConfig:
     test_prose: tuple[str, ...] = ("text/train_2600.txt", "text/valid_1661.txt")
     tokenizer: str = "bpe:1024"
     prose_steps: int = 100
-    train_lengths: tuple[int, ...] = (128, 256, 512)
-    batch_tokens: int = 4096
-    test_lengths: tuple[int, ...] = (0, 512, 1024, 2048, 4096, 8192, 16_384)
+    train_lengths: tuple[int, ...] = (64, 128, 256)
+    batch_tokens: int = 2048
+    test_lengths: tuple[int, ...] = (0, 256, 1024, 4096, 16_384)
     test_samples: int = 48
     test_tokens: int = 65_536
     least_samples: int = 8

@@ -27,7 +27,7 @@ def get_config(size: str = "small") -> ConfigDict:
             model=preset(size, "lmm"),
             text=paper_text(),
             recall=RecallConfig(
-                pairs=16,
+                pairs=8,
                 train_lengths=(512, 1024, 2048, 4096),
                 batch_tokens=131_072,
                 test_lengths=(4096, 8192, 16_384, 32_768),
@@ -43,6 +43,6 @@ def get_config(size: str = "small") -> ConfigDict:
         model=preset("tiny", "lmm"),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
         study=study,
-        recall_study=dataclasses.replace(study, steps=300),
+        recall_study=dataclasses.replace(study, steps=400),
     )
     return as_config_dict(config)
