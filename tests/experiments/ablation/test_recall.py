@@ -35,7 +35,7 @@ def test_every_key_is_told_once_and_asked_once():
     for inputs, targets, counts in zip(*batch.values(), strict=True):
         told = dict(zip(inputs[:6:2], inputs[1:6:2], strict=True))
         assert len(told) == 3
-        assert max(told) < KINDS <= min(told.values()) < max(told.values()) < 2 * KINDS
+        assert max(told) < KINDS <= min(told.values()) <= max(told.values()) < 2 * KINDS
         assert (inputs[6:14] >= 2 * KINDS).all()
         asked = np.flatnonzero(counts)
         assert asked.tolist() == [14, 16, 18]
@@ -51,7 +51,7 @@ def test_batches_take_turns_in_length_and_are_the_same_again():
 
 def test_a_model_that_recalls_is_right_and_one_that_does_not_is_wrong():
     assert TASK.evaluate(Reader())["accuracy"]["40"] == 1
-    assert TASK.evaluate(Constant())["accuracy"]["40"] < 0.1
+    assert TASK.evaluate(Constant())["accuracy"]["40"] < 0.25
 
 
 def test_each_case_changes_one_thing_and_no_size():
