@@ -8,6 +8,8 @@ no background.
     <facts and background>
     Question: Where is Mary?
     Answer: bathroom.
+
+A story's earlier questions, if it has any, stand with their answers behind the fact that they follow.
 """
 
 import re
@@ -16,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
-from experiments.babilong.stories import Story
+from experiments.babilong.stories import Earlier, Story
 from titans_jax.data import Tokenizer
 
 _QUOTES = "\"'\u2019\u201d)\\]"  # after a sentence; before one: straight or opening
@@ -26,14 +28,21 @@ _SENTENCE_END = re.compile(
     rf"(?:(?<=[.!?])|(?<=[.!?][{_QUOTES}]))\s+(?=[\"'\u2018\u201c(\[]*[A-Z0-9])"
 )
 #: Sentences that go into one array, so that a long sample is some arrays and not a hundred thousand.
-PIECE = 256
+TOGETHER = 256
 
 
 class Sample(NamedTuple):
-    """A prompt as arrays of token ids, one after the other, and the tokens that should follow it."""
+    """A prompt as arrays of token ids, one after the other, and the tokens that should follow it.
+
+    Attributes:
+      prompt: start token first.
+      answer: of the last question.
+      answered: where in the prompt the tokens of answers to earlier questions are.
+    """
 
     prompt: list[Int[np.ndarray, "T"]]
     answer: Int[np.ndarray, "T"]
+    answered: Int[np.ndarray, "A"]
 
     def tokens(self) -> Int[np.ndarray, "T"]:
         """The prompt in one array."""
@@ -91,24 +100,43 @@ def read_prose(paths: Sequence[Path], tokenizer: Tokenizer, longest: int) -> Pro
     return prose
 
 
-def question_tokens(story: Story, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
+def question_tokens(story: Story | Earlier, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
     """The question, up to where the answer begins."""
     return tokenizer.encode(f"\nQuestion: {story.question}\nAnswer:".encode())
 
 
-def answer_tokens(story: Story, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
+def answer_tokens(story: Story | Earlier, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
     """What a model should say."""
     return tokenizer.encode(f" {story.answer}.".encode())
 
 
-def fact_tokens(story: Story, tokenizer: Tokenizer) -> list[Int[np.ndarray, "T"]]:
-    """The facts, each with a space before it."""
-    return [tokenizer.encode((" " + fact).encode()) for fact in story.facts]
+class Piece(NamedTuple):
+    """A fact with a space before it and what is asked behind it; and which of its tokens are answers."""
+
+    ids: Int[np.ndarray, "T"]
+    answers: Bool[np.ndarray, "T"]
+
+
+def fact_pieces(story: Story, tokenizer: Tokenizer) -> list[Piece]:
+    """The facts, each with the earlier questions behind it."""
+    pieces = []
+    for number, fact in enumerate(story.facts, 1):
+        parts = [(tokenizer.encode((" " + fact).encode()), False)]
+        for asked in story.earlier:
+            if asked.after == number:
+                parts += [
+                    (question_tokens(asked, tokenizer), False),
+                    (answer_tokens(asked, tokenizer), True),
+                ]
+        ids = np.concatenate([ids for ids, _ in parts])
+        flags = np.concatenate([np.full(len(ids), flag) for ids, flag in parts])
+        pieces.append(Piece(ids, flags))
+    return pieces
 
 
 def shortest(story: Story, tokenizer: Tokenizer) -> int:
     """Tokens of a story's prompt without background, its start token included."""
-    facts = sum(len(ids) for ids in fact_tokens(story, tokenizer))
+    facts = sum(len(piece.ids) for piece in fact_pieces(story, tokenizer))
     return 1 + facts + len(question_tokens(story, tokenizer))
 
 
@@ -131,7 +159,7 @@ def make_sample(
     Raises:
       ValueError: the story is longer, or the prose shorter, than the length.
     """
-    facts, question = fact_tokens(story, tokenizer), question_tokens(story, tokenizer)
+    facts, question = fact_pieces(story, tokenizer), question_tokens(story, tokenizer)
     start = np.array([tokenizer.start_token], np.int32)
     least = shortest(story, tokenizer)
     if length and least > length:
@@ -140,13 +168,18 @@ def make_sample(
     sentences = list(_background(prose, background, rng))
     # The first may have been cut off at its front: no fact stands before it, in the middle of nothing.
     places = np.sort(rng.integers(min(1, len(sentences)), len(sentences) + 1, len(facts)))
-    parts, before = [start], 0
+    parts, before, answered = [start], 0, []
+    written = 1  # tokens so far
     for place, fact in zip(places, facts, strict=True):
-        parts += [*sentences[before:place], fact]
+        told = sentences[before:place]
+        written += sum(map(len, told))
+        answered.append(written + np.flatnonzero(fact.answers))
+        written += len(fact.ids)
+        parts += [*told, fact.ids]
         before = place
     parts += [*sentences[before:], question]
-    prompt = [np.concatenate(parts[i : i + PIECE]) for i in range(0, len(parts), PIECE)]
-    return Sample(prompt, answer_tokens(story, tokenizer))
+    prompt = [np.concatenate(parts[i : i + TOGETHER]) for i in range(0, len(parts), TOGETHER)]
+    return Sample(prompt, answer_tokens(story, tokenizer), np.concatenate(answered))
 
 
 def _background(

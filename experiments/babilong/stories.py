@@ -6,19 +6,33 @@ A file holds stories, whose lines are numbered from 1:
     2 John went to the hallway.
     3 Where is Mary?<TAB>bathroom<TAB>1
 
-A question is asked of all statements above it in its story; questions above it are left out.
+A question is asked of all statements above it in its story. Questions above it are kept apart: training asks and
+answers them where they stand, tests leave them out.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
 
+class Earlier(NamedTuple):
+    """A question above, behind so many facts of its story."""
+
+    after: int
+    question: str
+    answer: str
+
+
 class Story(NamedTuple):
-    """What is told, what is asked, and the answer, one word."""
+    """What is told, what is asked, the answer, one word, and what was asked before."""
 
     facts: tuple[str, ...]
     question: str
     answer: str
+    earlier: tuple[Earlier, ...] = ()
+
+    def alone(self) -> "Story":
+        """The story without earlier questions."""
+        return self._replace(earlier=())
 
 
 def find_file(folder: Path, task: int, part: str) -> Path:
@@ -48,6 +62,7 @@ def read_stories(path: Path) -> list[Story]:
     """
     stories: list[Story] = []
     facts: list[str] = []
+    earlier: list[Earlier] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         index, _, text = line.partition(" ")
         if not index.isdigit() or not text:
@@ -55,7 +70,7 @@ def read_stories(path: Path) -> list[Story]:
                 f"{path}, line {number}: must be a number and a sentence, got {line!r}"
             )
         if index == "1":
-            facts = []
+            facts, earlier = [], []
         question, tab, rest = text.partition("\t")
         if not tab:
             facts.append(text.strip())
@@ -63,7 +78,9 @@ def read_stories(path: Path) -> list[Story]:
         answer = rest.split("\t")[0].strip()
         if not facts or not answer:
             raise ValueError(f"{path}, line {number}: a question needs statements and an answer")
-        stories.append(Story(tuple(facts), question.strip(), answer))
+        question = question.strip()
+        stories.append(Story(tuple(facts), question, answer, tuple(earlier)))
+        earlier.append(Earlier(len(facts), question, answer))
     if not stories:
         raise ValueError(f"{path}: holds no question")
     return stories

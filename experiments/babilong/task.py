@@ -1,7 +1,8 @@
 """BABILong as a task of a study: prose first, then stories hidden in it; judged by what a model answers.
 
-Training counts the answer's tokens alone once the steps of prose are over. Stories longer than a prompt are left out at
-that length. The learning rate is chosen by the loss on the last tenth of the training stories.
+Training counts the tokens of answers alone once the steps of prose are over; it also asks what was asked earlier in a
+story, where it was asked. Stories longer than a prompt are left out at that length. The learning rate is chosen by the
+loss on the last tenth of the training stories.
 """
 
 import dataclasses
@@ -100,7 +101,7 @@ class Babilong:
         return Stories(
             self._measured(train[:cut]),
             self._measured(train[cut:]),
-            self._measured(test),
+            self._measured([story.alone() for story in test]),
             labels([*train, *test]),
         )
 
@@ -189,6 +190,7 @@ class Babilong:
             whole = np.concatenate([*sample.prompt, sample.answer])
             tokens[row, : len(whole)] = whole
             counts[row, length - 1 : len(whole) - 1] = True
+            counts[row, sample.answered - 1] = True
         return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "loss_mask": counts}
 
     def evaluate(self, model: Titans) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from experiments.babilong.samples import (
     split_sentences,
 )
 from experiments.babilong.scoring import is_right
-from experiments.babilong.stories import Story, find_file, labels, read_stories
+from experiments.babilong.stories import Earlier, Story, find_file, labels, read_stories
 from titans_jax.data import ByteTokenizer
 
 BYTES = ByteTokenizer()
@@ -40,7 +40,12 @@ def test_a_question_is_asked_of_its_story_so_far(tmp_path):
     told = ("Mary moved to the bathroom.", "John went to the hallway.")
     assert stories == [
         Story(told, "Where is Mary?", "bathroom"),
-        Story((*told, "Mary left."), "Where is John?", "hallway"),
+        Story(
+            (*told, "Mary left."),
+            "Where is John?",
+            "hallway",
+            (Earlier(2, "Where is Mary?", "bathroom"),),
+        ),
         Story(("Ann sat.",), "Where is Ann?", "garden"),
     ]
     assert labels(stories) == ("bathroom", "garden", "hallway")
@@ -128,3 +133,16 @@ def test_answers():
     assert not is_right(" garden", "hall", "Where is Mary?", words)
     assert not is_right("", "hall", "Where is Mary?", words)
     assert is_right(" the hall, not the kitchen", "hall", "Where was it before the kitchen?", words)
+
+
+def test_earlier_questions_stand_where_they_were_asked_with_their_answers():
+    story = Story(
+        (*STORY.facts, "Ann sat."), "Where is Ann?", "den", (Earlier(2, "Where is Mary?", "hall"),)
+    )
+    sample = make_sample(story, prose(), 400, BYTES, np.random.default_rng(0))
+    assert len(sample.tokens()) == 400
+    assert " John went.\nQuestion: Where is Mary?\nAnswer: hall." in text(sample)
+    assert bytes(sample.tokens()[sample.answered].tolist()) == b" hall."
+    assert not make_sample(
+        story.alone(), prose(), 400, BYTES, np.random.default_rng(0)
+    ).answered.size
