@@ -23,8 +23,8 @@ def found(*log_probabilities):
 
 def test_choices_are_scored_as_a_whole_and_per_character():
     task = Task("t", "choice", (choice(" ab", " abcd"), choice(" a", " b", label=1)))
-    metrics = score(task, [found(-3.0, -4.0), found(-2.0, -2.5)])
-    # Per character the first is -1.5 against -1: the space before a choice is not counted.
+    metrics = score(task, [found(-3.0, -5.5), found(-2.0, -2.5)])
+    # Per character the first is -1.5 against -1.375: the space before a choice is not counted, or it would win.
     assert metrics == {
         "questions": 2, "acc": 0.5, "acc_stderr": 0.5, "acc_norm": 0.0, "acc_norm_stderr": 0.0, "chance": 0.5,
     }  # fmt: skip
