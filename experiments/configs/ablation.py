@@ -36,13 +36,13 @@ def get_config(size: str = "small") -> ConfigDict:
             recall_study=dataclasses.replace(study, steps=5000),
         )
         return as_config_dict(config)
-    study = StudyConfig(steps=200, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER)
+    study = StudyConfig(steps=150, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER)
     config = AblationConfig(
         cases=tuple(CHANGES),
-        chunks=(1, 8, 32, 128, 512),
+        chunks=(1, 16, 128, 512),
         model=preset("tiny", "lmm"),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
         study=study,
-        recall_study=dataclasses.replace(study, steps=400),
+        recall_study=dataclasses.replace(study, steps=500, learning_rates=(4e-3, 8e-3)),
     )
     return as_config_dict(config)
