@@ -160,9 +160,10 @@ class Babilong:
         rng = np.random.default_rng([seed, index])
         number = self.config.batch_tokens // length
         if index < self.config.prose_steps:
-            places = rng.integers(self.prose.size - length, size=number)
-            rows = np.stack([self.prose.tokens[p : p + length + 1] for p in places])
-            counts = np.ones((number, length), bool)
+            width = self._width(length)
+            places = rng.integers(self.prose.size - width, size=number)
+            rows = np.stack([self.prose.tokens[p : p + width + 1] for p in places])
+            counts = np.ones((number, width), bool)
             return {"inputs": rows[:, :-1], "targets": rows[:, 1:], "loss_mask": counts}
         samples = []
         tasks = self._tasks_at(length)
@@ -178,12 +179,13 @@ class Babilong:
         story, _ = stories[int(rng.integers(fitting))]
         return make_sample(story, self.prose, length, self.tokenizer, rng)
 
+    def _width(self, length: int) -> int:
+        """Tokens of a row, prompt and answer: the same for all batches of a length, which compile once."""
+        return -(-(length + self._longest_answer) // 8) * 8
+
     def _together(self, samples: list[Sample], length: int) -> Batch:
         """Samples of one length as a batch in which the answers alone count."""
-        shape = (
-            len(samples),
-            -(-(length + self._longest_answer) // 8) * 8,
-        )  # the same for all batches of this length
+        shape = (len(samples), self._width(length))
         tokens = np.zeros((shape[0], shape[1] + 1), np.int32)
         counts = np.zeros(shape, bool)
         for row, sample in enumerate(samples):
