@@ -16,7 +16,7 @@ def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small", or one of the paper's."""
     if size == "small":
         study = StudyConfig(
-            steps=900, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER
+            steps=1500, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER
         )
         return as_config_dict(BabilongConfig(model=preset("tiny", "mac"), study=study))
     config = BabilongConfig(
