@@ -21,6 +21,7 @@ def get_config(size: str = "small") -> ConfigDict:
     config = EfficiencyConfig(
         models=NAMES,
         model=preset(size, "lmm"),
+        vocab_size=32_000,
         lengths=PAPER_LENGTHS,
         tokens_per_step=32_768,
         repeats=10,

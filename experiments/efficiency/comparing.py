@@ -20,7 +20,8 @@ def run(config: EfficiencyConfig, workdir: Path) -> dict[str, Any]:
       "config", "speed" (rows with "model", "length", "batch_size" and what `measure` returns) and "tpu" (rows with
       "model" and the compile report).
     """
-    models = make_models(config.models, config.model)
+    base = dataclasses.replace(config.model, vocab_size=config.vocab_size)
+    models = make_models(config.models, base)
     rows = Rows(workdir, config)
     speed, tpu = [], []
     for length in config.lengths:

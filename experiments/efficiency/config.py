@@ -13,6 +13,7 @@ class EfficiencyConfig:
     Attributes:
       models: names (experiments/language_modeling/models.py).
       model: what they share; all get its number of parameters.
+      vocab_size: tokens of the vocabulary.
       lengths: tokens of a sequence.
       tokens_per_step: the batch size is this over the length.
       repeats: steps timed of each.
@@ -22,6 +23,7 @@ class EfficiencyConfig:
 
     models: tuple[str, ...] = ("lmm", "mac", "mag", "mal", "transformer", "transformer_window")
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
+    vocab_size: int = 256
     lengths: tuple[int, ...] = (512, 2048, 8192)
     tokens_per_step: int = 8192
     repeats: int = 3

@@ -12,6 +12,7 @@ from titans_jax import preset
 SMALL = EfficiencyConfig(
     models=("transformer_window",),
     model=preset("tiny", "transformer", dim=16, num_layers=1, feed_forward=16, window=8),
+    vocab_size=50,
     lengths=(16, 32),
     tokens_per_step=64,
     repeats=2,
@@ -25,6 +26,7 @@ def test_rows_are_measured_once_and_reported(tmp_path):
     assert [(row["length"], row["batch_size"]) for row in rows] == [(16, 4), (32, 2)]
     for row in rows:
         # Adam holds the parameters three times.
+        assert row["parameters"] < 5000
         assert row["bytes"] > 3 * 4 * row["parameters"]
         assert row["tokens_per_second"] == pytest.approx(sum(64 / s for s in row["seconds"]) / 2)
     assert run(SMALL, tmp_path)["speed"] == rows  # the same seconds: nothing was measured again
