@@ -46,7 +46,7 @@ class RecallConfig:
 
     pairs: int = 4
     train_lengths: tuple[int, ...] = (32,)
-    batch_tokens: int = 1024
+    batch_tokens: int = 2048
     test_lengths: tuple[int, ...] = (128, 512, 2048)
     test_sequences: int = 64
 

@@ -14,7 +14,7 @@ from experiments.comparison import StudyConfig
 from experiments.configs.language_modeling import OPTIMIZER, paper_study, paper_text
 from experiments.language_modeling.config import TextConfig
 from experiments.training.config import as_config_dict
-from titans_jax import preset
+from titans_jax import MemoryConfig, preset
 
 
 def get_config(size: str = "small") -> ConfigDict:
@@ -36,13 +36,15 @@ def get_config(size: str = "small") -> ConfigDict:
             recall_study=dataclasses.replace(study, steps=5000),
         )
         return as_config_dict(config)
-    study = StudyConfig(steps=150, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER)
+    # The recalled sequences are of one chunk: shorter than a chunk, half of the work would be padding.
+    memory = MemoryConfig(num_heads=2, chunk=32)
+    study = StudyConfig(steps=120, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER)
     config = AblationConfig(
         cases=tuple(CHANGES),
-        chunks=(1, 16, 128, 512),
-        model=preset("tiny", "lmm"),
+        chunks=(1, 8, 128, 512),
+        model=preset("tiny", "lmm", memory=memory),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
         study=study,
-        recall_study=dataclasses.replace(study, steps=500, learning_rates=(4e-3, 8e-3)),
+        recall_study=dataclasses.replace(study, steps=300, learning_rates=(4e-3, 8e-3)),
     )
     return as_config_dict(config)
