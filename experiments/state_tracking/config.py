@@ -1,0 +1,60 @@
+"""Configuration of the state-tracking experiment, and its models."""
+
+import dataclasses
+from typing import Any
+
+from experiments.comparison import StudyConfig
+from experiments.language_modeling.models import NAMES, named, same_size
+from experiments.state_tracking.groups import GROUPS
+from experiments.state_tracking.task import StateTrackingConfig
+from titans_jax import TitansConfig
+from titans_jax.config import require
+
+#: LMMs other than the base: a deep memory, and more layers.
+DEEP_MEMORY, MORE_LAYERS = "lmm_depth2", "lmm_layers4"
+
+
+@dataclasses.dataclass(frozen=True)
+class StateTrackingExperiment:
+    """Everything that decides the experiment.
+
+    Attributes:
+      groups: of `groups.GROUPS`; one study each.
+      models: variants of `TitansConfig`, "lmm_depth2" or "lmm_layers4".
+      model: what all share, an LMM whose memory has chunk 1; the vocabulary is the group's.
+      task: see StateTrackingConfig.
+      study: see StudyConfig.
+    """
+
+    groups: tuple[str, ...] = GROUPS
+    models: tuple[str, ...] = ("lmm", DEEP_MEMORY, MORE_LAYERS, "transformer")
+    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
+    task: StateTrackingConfig = dataclasses.field(default_factory=StateTrackingConfig)
+    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+
+    def __post_init__(self) -> None:
+        require(self.model.variant == "lmm", "config.model.variant", self.model.variant, "'lmm'")
+        for name in self.groups:
+            require(name in GROUPS, "config.groups", name, f"one of {GROUPS}")
+        known = (*NAMES, DEEP_MEMORY, MORE_LAYERS)
+        for name in self.models:
+            require(name in known, "config.models", name, f"one of {known}")
+
+
+def make_models(config: StateTrackingExperiment, vocab_size: int) -> dict[str, TitansConfig]:
+    """The models by name, all of the base's size.
+
+    Args:
+      config: see StateTrackingExperiment.
+      vocab_size: of the group.
+    """
+    base = dataclasses.replace(config.model, vocab_size=vocab_size)
+    changes: dict[str, dict[str, Any]] = {
+        DEEP_MEMORY: {"memory": dataclasses.replace(base.memory, depth=2)},
+        MORE_LAYERS: {"num_layers": 4},
+    }
+    models = {
+        name: dataclasses.replace(base, **changes[name]) if name in changes else named(name, base)
+        for name in config.models
+    }
+    return {name: same_size(model, base) for name, model in models.items()}

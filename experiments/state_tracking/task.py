@@ -1,0 +1,139 @@
+"""Word problems as a task: a token is a group element, the target at each place is the product so far.
+
+Training words have lengths up to `train_length`, in a cycle: a batch of short words, one of half as many words twice as
+long, and so on, so that every step has the same number of elements. Testing reads words of the longest length once: the
+model is causal, so its accuracy on shorter words is that on their first elements.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Int
+
+from experiments.comparison.task import SELECTION
+from experiments.state_tracking.groups import Group, group
+from experiments.training.step import Batch
+from titans_jax import Titans
+
+#: Words are drawn from streams of their own: no training seed reaches these.
+_VALIDATION, _TEST = 1_000_001, 1_000_002
+
+
+@dataclasses.dataclass(frozen=True)
+class StateTrackingConfig:
+    """The task, apart from the group.
+
+    Attributes:
+      train_length: elements of the longest training words.
+      shortest: elements of the shortest; `train_length` halved some times.
+      batch_elements: elements of a batch, whatever its words' length.
+      test_lengths: where accuracy is reported, ascending.
+      test_words: number of test words.
+    """
+
+    train_length: int = 32
+    shortest: int = 4
+    batch_elements: int = 2048
+    test_lengths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    test_words: int = 64
+
+    def __post_init__(self) -> None:
+        if self.shortest < 1 or self.train_length not in _doublings(
+            self.shortest, self.train_length
+        ):
+            raise ValueError(
+                f"task.shortest={self.shortest}: must be task.train_length={self.train_length} halved some times"
+            )
+        if self.batch_elements < 1 or self.batch_elements % self.train_length:
+            raise ValueError(
+                f"task.batch_elements={self.batch_elements}: must be a multiple of task.train_length="
+                f"{self.train_length}"
+            )
+        if self.test_words < 1:
+            raise ValueError(f"task.test_words={self.test_words}: must be at least 1")
+        if not self.test_lengths or list(self.test_lengths) != sorted(set(self.test_lengths)):
+            raise ValueError(f"task.test_lengths={self.test_lengths}: must ascend")
+
+
+def _doublings(least: int, most: int) -> list[int]:
+    return [least << n for n in range(most.bit_length()) if least << n <= most]
+
+
+class StateTracking:
+    """The word problem of one group (see `experiments.comparison.Task`)."""
+
+    def __init__(self, group_name: str, config: StateTrackingConfig):
+        """Makes the task.
+
+        Args:
+          group_name: one of `groups.GROUPS`.
+          config: see `StateTrackingConfig`.
+        """
+        self.group: Group = group(group_name)
+        self.config = config
+        self.lengths = _doublings(config.shortest, config.train_length)
+
+    @property
+    def vocab_size(self) -> int:
+        """Inputs and targets are elements."""
+        return self.group.order
+
+    def describe(self) -> dict[str, Any]:
+        """The group's name and the config."""
+        return {"group": self.group.name, **dataclasses.asdict(self.config)}
+
+    def batch(self, index: int, seed: int) -> Batch:
+        """Training batch `index` (see `experiments.comparison.Task`)."""
+        length = self.lengths[index % len(self.lengths)]
+        rng = np.random.default_rng((seed, index))
+        return self.words(rng, self.config.batch_elements // length, length)
+
+    def words(self, rng: np.random.Generator, number: int, length: int) -> Batch:
+        """Random words with their prefix products.
+
+        Args:
+          rng: what draws them.
+          number: of words.
+          length: elements of each.
+        """
+        words = self.group.letters[rng.integers(0, self.group.letters.size, (number, length))]
+        return {
+            "inputs": words.astype(np.int32),
+            "targets": self.group.prefix_products(words).astype(np.int32),
+            "loss_mask": np.ones(words.shape, bool),
+        }
+
+    def evaluate(self, model: Titans) -> dict[str, Any]:
+        """Accuracy by length on test words; selection by the loss on other words of the training length.
+
+        Returns:
+          "element": the fraction of right products among the first L; "word": of words with all of them right.
+        """
+        validation = self.words(np.random.default_rng(_VALIDATION), 64, self.config.train_length)
+        test = self.words(
+            np.random.default_rng(_TEST), self.config.test_words, self.config.test_lengths[-1]
+        )
+        loss, _ = _judge(*nnx.split(model), validation)
+        right = np.asarray(_judge(*nnx.split(model), test)[1])
+        lengths = self.config.test_lengths
+        return {
+            SELECTION: float(loss),
+            "element": {str(length): float(right[:, :length].mean()) for length in lengths},
+            "word": {
+                str(length): float(right[:, :length].all(axis=1).mean()) for length in lengths
+            },
+        }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _judge(graphdef: Any, params: Any, batch: Batch) -> tuple[jax.Array, Int[jax.Array, "B T"]]:
+    """The mean loss, and where the likeliest token is the target."""
+    logits, _ = nnx.merge(graphdef, params)(batch["inputs"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+    return jnp.mean(losses), jnp.argmax(logits, axis=-1) == batch["targets"]
