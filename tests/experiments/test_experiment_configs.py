@@ -9,6 +9,7 @@ from experiments.babilong.config import BabilongConfig
 from experiments.efficiency.config import EfficiencyConfig
 from experiments.language_modeling.config import LanguageModelingConfig
 from experiments.memory_depth.config import MemoryDepthConfig
+from experiments.needle_in_a_haystack.config import NeedleConfig
 from experiments.training.config import from_config_dict
 
 EXPERIMENTS = {
@@ -17,6 +18,7 @@ EXPERIMENTS = {
     "efficiency": EfficiencyConfig,
     "language_modeling": LanguageModelingConfig,
     "memory_depth": MemoryDepthConfig,
+    "needle_in_a_haystack": NeedleConfig,
 }
 
 

@@ -1,0 +1,28 @@
+"""Needles for small models (experiments.needle_in_a_haystack); with `:400m` and so on for the paper's sizes.
+
+python -m experiments.needle_in_a_haystack.run --data_dir=DATA
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.comparison import StudyConfig
+from experiments.configs.language_modeling import OPTIMIZER
+from experiments.needle_in_a_haystack.config import NeedleConfig
+from experiments.training.config import as_config_dict
+from titans_jax import preset
+
+
+def get_config(size: str = "small") -> ConfigDict:
+    """Returns the config of a size: "small", or one of the paper's."""
+    if size == "small":
+        study = StudyConfig(steps=600, learning_rates=(2e-3, 4e-3), optimizer=OPTIMIZER)
+        return as_config_dict(NeedleConfig(model=preset("tiny", "mac"), study=study))
+    config = NeedleConfig(
+        model=preset(size, "mac"),
+        train_lengths=(1024, 2048, 4096),
+        batch_tokens=524_288,
+        test_lengths=(2048, 4096, 8192, 16_384),
+        test_samples=500,
+        study=StudyConfig(steps=6000, learning_rates=(4e-4,), checkpoint_every=1000),
+    )
+    return as_config_dict(config)

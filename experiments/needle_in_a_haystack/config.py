@@ -1,0 +1,64 @@
+"""Configuration of the needle experiment."""
+
+import dataclasses
+
+from experiments.comparison import StudyConfig
+from experiments.needle_in_a_haystack.samples import TASKS
+from titans_jax import TitansConfig
+from titans_jax.config import is_count, require
+
+
+@dataclasses.dataclass(frozen=True)
+class NeedleConfig:
+    """Everything that decides the experiment.
+
+    Attributes:
+      models: names (experiments/language_modeling/models.py).
+      model: what they share; all get its number of parameters.
+      tokenizer: "bytes", or a tokenizer file.
+      tasks: of `samples.TASKS`; training draws among them.
+      train_prose: haystack of training, a pattern under --data_dir; files of `test_prose` are left out.
+      test_prose: haystack of tests.
+      train_lengths: tokens of prompt and answer in training; one after the other.
+      batch_tokens: of a training batch.
+      context_weight: of a token of the prompt in the loss; a token of the answer has 1.
+      test_lengths: tokens of prompt and answer in tests.
+      test_samples: of each task and length; the paper's are 500.
+      test_batch: sequences that are read at once.
+      study: see StudyConfig.
+    """
+
+    models: tuple[str, ...] = ("mac", "mag", "mal", "lmm", "transformer_window")
+    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
+    tokenizer: str = "bytes"
+    tasks: tuple[str, ...] = TASKS
+    train_prose: str = "text/train_*.txt"
+    test_prose: str = "text/valid_1661.txt"
+    train_lengths: tuple[int, ...] = (512, 1024)
+    batch_tokens: int = 8192
+    context_weight: float = 0.02
+    test_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16_384)
+    test_samples: int = 32
+    test_batch: int = 16
+    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "train_lengths", "test_lengths", "models"):
+            require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
+        for task in self.tasks:
+            require(task in TASKS, "config.tasks", task, f"one of {TASKS}")
+        for name in ("test_samples", "test_batch"):
+            value = getattr(self, name)
+            require(is_count(value), f"config.{name}", value, "a positive integer")
+        require(
+            self.batch_tokens >= max(self.train_lengths),
+            "config.batch_tokens",
+            self.batch_tokens,
+            "at least the longest of config.train_lengths",
+        )
+        require(
+            0 <= self.context_weight <= 1,
+            "config.context_weight",
+            self.context_weight,
+            "between 0 and 1",
+        )

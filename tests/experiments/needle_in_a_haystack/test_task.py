@@ -1,0 +1,128 @@
+"""Needles as a task: batches, answers, what is refused before training, and the command at toy size."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments.comparison.command import parser
+from experiments.needle_in_a_haystack import run
+from experiments.needle_in_a_haystack.config import NeedleConfig
+from experiments.needle_in_a_haystack.task import Needles
+
+SMALL = NeedleConfig(
+    train_lengths=(512,), batch_tokens=1024, test_lengths=(512,), test_samples=2, test_batch=2
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text").mkdir()
+    for name in ("train_1", "valid_1661"):
+        text = " ".join(f"The {i}th sentence of {name} is short." for i in range(60))
+        (folder / "text" / f"{name}.txt").write_text(text)
+    return folder
+
+
+def test_the_answer_counts_most_and_is_what_follows_the_prompt(data):
+    task = Needles(data, SMALL)
+    batch = task.batch(0, 0)
+    assert batch["inputs"].shape == (2, 511)
+    np.testing.assert_array_equal(batch["inputs"][:, 1:], batch["targets"][:, :-1])
+    for targets, weights in zip(batch["targets"], batch["loss_mask"], strict=True):
+        answer = bytes(targets[weights == 1].tolist()).decode()
+        prompt = bytes(targets[weights == np.float32(0.02)].tolist()).decode()
+        assert prompt.endswith(" mentioned in the provided text is")
+        assert f" is:{answer}." in prompt
+    again, other = task.batch(0, 0), task.batch(1, 0)
+    np.testing.assert_array_equal(batch["inputs"], again["inputs"])
+    assert (batch["inputs"] != other["inputs"]).any()
+    assert (batch["inputs"] != task.batch(0, 1)["inputs"]).any()
+
+
+def test_training_never_reads_the_test_haystack(data):
+    task = Needles(data, dataclasses.replace(SMALL, tasks=("single_2",)))
+    text = bytes(task.batch(0, 0)["inputs"].ravel().tolist()).decode()
+    assert "of train_1" in text
+    assert "valid_1661" not in text
+
+
+def test_accuracy_is_the_share_of_values_in_answers(data, monkeypatch):
+    task = Needles(data, dataclasses.replace(SMALL, test_samples=4))
+    answers = []
+
+    def answer(model, samples, length):
+        for one in samples:
+            answers.append(f"xx{one.value.upper()}" if len(answers) < 3 else "nothing")
+        return answers[-len(samples) :]
+
+    monkeypatch.setattr(task, "_answers", answer)
+    assert task.accuracy(None, "single_3", 512) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test_lengths": (8192,), "tasks": ("single_2",)}, "shorter than a context of 8192"),
+        ({"train_lengths": (128,)}, "128 tokens are too few for a needle of single_1"),
+        ({"test_prose": "text/none.txt"}, "none.txt"),
+        ({"tokenizer": "none.model"}, "none.model"),
+    ],
+)
+def test_bad_input_is_refused_before_training(data, change, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        Needles(data, dataclasses.replace(SMALL, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ("single_9",)}, r"config\.tasks"),
+        ({"test_samples": 0}, r"config\.test_samples"),
+        ({"batch_tokens": 16}, r"config\.batch_tokens"),
+        ({"context_weight": 2.0}, r"config\.context_weight"),
+    ],
+)
+def test_settings_that_cannot_work(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **change)
+
+
+@pytest.mark.slow
+def test_the_command_at_toy_size(data, tmp_path, monkeypatch):
+    arguments = [
+        "run",
+        f"--workdir={tmp_path}",
+        f"--data_dir={data}",
+        "--config.models=('mac',)",
+        "--config.tasks=('single_1',)",
+        "--config.model.dim=8",
+        "--config.model.num_layers=1",
+        "--config.model.num_heads=1",
+        "--config.model.memory.num_heads=1",
+        "--config.model.feed_forward=16",
+        "--config.train_lengths=(512,)",
+        "--config.batch_tokens=512",
+        "--config.test_lengths=(512,)",
+        "--config.test_samples=2",
+        "--config.study.steps=1",
+        "--config.study.seeds=(0,)",
+        "--config.study.learning_rates=(0.01,)",
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
+    rest = parser(run.CONFIG)(arguments)
+    try:
+        with jax.enable_x64(False):
+            run.main(rest)
+    finally:
+        flags.FLAGS.unparse_flags()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["study"]["models"]["mac"]["mean"]["accuracy"] == {"single_1": {"512": 0.0}}
+    page = (tmp_path / "results.md").read_text()
+    assert "| mac | 0.0 |" in page
+    assert "| MAC | 99.2 | 98.8 | 99.0 | 98.4 |" in page
+    assert (tmp_path / "results.png").stat().st_size > 5000
