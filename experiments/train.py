@@ -105,7 +105,7 @@ def train(
         )
     eval_step = layout.in_turn(make_eval_step(graphdef))
     probe = None
-    if config.probe_every and model.variant != "transformer":
+    if config.probe_every and model.has_memory:
         probe = layout.in_turn(make_probe(graphdef, layout.replicated))
     work = _work(config, graphdef, shapes, text, layout)
 

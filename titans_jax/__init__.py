@@ -6,9 +6,9 @@ model = Titans(preset("tiny", variant="mac"), rngs=nnx.Rngs(0))
 logits, state = model(tokens)           # tokens [B, T]; state continues the streams
 """
 
-from titans_jax.config import MemoryConfig, TitansConfig
+from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig
 from titans_jax.memory.layer import NeuralMemory
 from titans_jax.models.language_model import Titans
 from titans_jax.presets import preset
 
-__all__ = ["MemoryConfig", "NeuralMemory", "Titans", "TitansConfig", "preset"]
+__all__ = ["MemoryConfig", "NeuralMemory", "RecurrenceConfig", "Titans", "TitansConfig", "preset"]

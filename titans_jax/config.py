@@ -11,7 +11,39 @@ from titans_jax.memory.api import Execution, choose_execution
 from titans_jax.memory.gates import Read
 from titans_jax.memory.networks import MLPNetwork, NetworkFunction
 
-Variant = Literal["mac", "mag", "mal", "lmm", "transformer"]
+Variant = Literal[
+    "mac",
+    "mag",
+    "mal",
+    "lmm",
+    "transformer",
+    "linear_attention",
+    "retnet",
+    "gla",
+    "mamba2",
+    "deltanet",
+    "gated_deltanet",
+    "ttt_linear",
+    "ttt_mlp",
+    "samba",
+    "gated_deltanet_h2",
+]
+#: Variants with a neural memory, and those with attention.
+MEMORY_VARIANTS = ("mac", "mag", "mal", "lmm")
+ATTENTION_VARIANTS = ("mac", "mag", "mal", "transformer", "samba", "gated_deltanet_h2")
+#: Features of all keys and of all values of a recurrence over the model dimension, as published.
+EXPANSIONS: dict[str, tuple[float, float]] = {
+    "linear_attention": (1.0, 1.0),
+    "retnet": (1.0, 2.0),
+    "gla": (0.5, 1.0),
+    "mamba2": (0.0, 2.0),  # its keys have state_size features
+    "deltanet": (1.0, 1.0),
+    "gated_deltanet": (0.75, 1.5),
+    "ttt_linear": (1.0, 1.0),
+    "ttt_mlp": (1.0, 1.0),
+}
+#: Recurrences of the variants that are not one themselves.
+HYBRIDS = {"samba": ("mamba2",), "gated_deltanet_h2": ("mamba2", "gated_deltanet")}
 Combine = Literal["silu", "sigmoid"]
 ActivationDtype = Literal["float32", "bfloat16", "float64"]
 
@@ -95,22 +127,69 @@ class MemoryConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TitansConfig:
-    """A language model: one of the four Titans, or the Transformer++ baseline.
+class RecurrenceConfig:
+    """The recurrence of a baseline (titans_jax.baselines).
 
     Attributes:
-        variant: "mac" (memory as context), "mag" (as gate), "mal" (as layer), "lmm" (memory alone)
-            or "transformer" (attention alone).
+        num_heads: heads; a divisor of the features of its keys and of its values.
+        chunk: tokens per step of the chunk-parallel form; changes nothing but the speed.
+        conv_width: taps of the convolutions of Mamba-2, the DeltaNets and TTT; 0 for none.
+        key_expansion: features of all keys over ``dim``; 0 for the published (`EXPANSIONS`).
+        value_expansion: features of all values over ``dim``; 0 for the published.
+        state_size: features of a key of Mamba-2.
+        groups: of Mamba-2's heads, each of which shares its keys and queries.
+        mini_batch: tokens of TTT that share one gradient anchor. Changes what is computed.
+        execution: "chunked" (``lax.scan``), "fused" (a kernel), or "auto": by the platform.
+    """
+
+    num_heads: int = 4
+    chunk: int = 64
+    conv_width: int = 4
+    key_expansion: float = 0.0
+    value_expansion: float = 0.0
+    state_size: int = 64
+    groups: int = 1
+    mini_batch: int = 16
+    execution: Literal["auto", "chunked", "fused"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "chunk", "state_size", "groups", "mini_batch"):
+            value = getattr(self, name)
+            require(is_count(value), name, value, "a positive integer")
+        require(
+            is_count(self.conv_width, 0), "conv_width", self.conv_width, "an integer, 0 for none"
+        )
+        for name in ("key_expansion", "value_expansion"):
+            value = getattr(self, name)
+            require(value >= 0, name, value, "a positive number, or 0 for the published one")
+        require(
+            self.num_heads % self.groups == 0,
+            "groups",
+            self.groups,
+            f"a divisor of num_heads = {self.num_heads}",
+        )
+        choices = ("auto", "chunked", "fused")
+        require(self.execution in choices, "execution", self.execution, f"one of {choices}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TitansConfig:
+    """A language model: one of the four Titans, the Transformer++ baseline, or a recurrent one.
+
+    Attributes:
+        variant: "mac" (memory as context), "mag" (as gate), "mal" (as layer), "lmm" (memory alone),
+            "transformer" (attention alone), or a recurrent baseline or hybrid by its name.
         vocab_size: tokens of the vocabulary.
         dim: model dimension.
         num_layers: blocks.
         num_heads: attention heads; the heads of the memory are ``memory.num_heads``.
-        window: tokens that each token attends to, itself included (MAG, MAL, transformer). None, for
+        window: tokens that each token attends to, itself included (MAG, MAL, transformer, hybrids). None, for
             the transformer only, is full attention.
         segment: tokens per segment of MAC, a multiple of ``memory.chunk``.
         persistent_tokens: learned tokens before every sequence; 0 for none.
         feed_forward: hidden width of the SwiGLU layer after each mixer; 0 for none.
         memory: the neural memory.
+        recurrence: the recurrence of a baseline.
         combine: activation of the normalised memory by which MAG and MAC gate the attention.
         rope_base: base of the rotary embedding.
         tie_embeddings: whether the logits use the transposed embedding.
@@ -129,6 +208,7 @@ class TitansConfig:
     persistent_tokens: int = 4
     feed_forward: int = 640
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
+    recurrence: RecurrenceConfig = dataclasses.field(default_factory=RecurrenceConfig)
     combine: Combine = "sigmoid"
     rope_base: float = 10000.0
     tie_embeddings: bool = True
@@ -152,11 +232,19 @@ class TitansConfig:
             value = getattr(self, name)
             require(is_count(value, 0), name, value, "an integer, 0 for none")
         require(isinstance(self.memory, MemoryConfig), "memory", self.memory, "a MemoryConfig")
+        require(
+            isinstance(self.recurrence, RecurrenceConfig),
+            "recurrence",
+            self.recurrence,
+            "a RecurrenceConfig",
+        )
         require(self.rope_base > 1, "rope_base", self.rope_base, "greater than 1")
-        if self.variant != "transformer":
+        if self.has_memory:
             self._check_memory()
-        if self.variant != "lmm":
+        if self.has_attention:
             self._check_attention()
+        for name in self.recurrences:
+            self._check_recurrence(name)
 
     def _check_memory(self) -> None:
         heads, chunk = self.memory.num_heads, self.memory.chunk
@@ -182,13 +270,75 @@ class TitansConfig:
             self.num_heads,
             f"a divisor of dim = {self.dim} into heads of even size (rotary embedding turns pairs)",
         )
-        full = self.window is None and self.variant not in ("mag", "mal")
+        full = self.window is None and self.variant in ("mac", "transformer")
         require(
             full or is_count(self.window),
             "window",
             self.window,
             "a positive integer (None, full attention, is for the transformer only)",
         )
+
+    def _check_recurrence(self, name: str) -> None:
+        heads = self.recurrence.num_heads
+        for kind, features in zip(
+            ("key_expansion", "value_expansion"), self.recurrence_features(name), strict=True
+        ):
+            whole = features == int(features)
+            require(
+                whole and (kind == "key_expansion" or features > 0),
+                f"recurrence.{kind}",
+                getattr(self.recurrence, kind),
+                f"such that {name} has a whole number of features with dim = {self.dim}",
+            )
+            require(
+                features % heads == 0,
+                "recurrence.num_heads",
+                heads,
+                f"a divisor of the {int(features)} features of {name}'s {kind.split('_')[0]}s",
+            )
+        keys = self.recurrence_features(name)[0]
+        require(
+            name != "retnet" or keys % (2 * heads) == 0,
+            "recurrence.num_heads",
+            heads,
+            f"a divisor of {int(keys)} features into heads of even size (the rotation turns pairs)",
+        )
+
+    def recurrence_features(self, name: str) -> tuple[int, int]:
+        """Features of all keys and of all values of a recurrence (of Mamba-2's, no keys: they have groups)."""
+        published = EXPANSIONS[name]
+        own = (self.recurrence.key_expansion, self.recurrence.value_expansion)
+        if name in ("mamba2", "ttt_linear", "ttt_mlp"):
+            own = (0.0, own[1] if name == "mamba2" else 0.0)
+        keys, values = (
+            (mine or theirs) * self.dim for mine, theirs in zip(own, published, strict=True)
+        )
+        whole = all(x == int(x) for x in (keys, values))
+        return (int(keys), int(values)) if whole else (keys, values)  # type: ignore[return-value]
+
+    @property
+    def recurrences(self) -> tuple[str, ...]:
+        """The recurrences of a block; none for Titans and the transformer."""
+        return HYBRIDS.get(self.variant, (self.variant,) if self.variant in EXPANSIONS else ())
+
+    @property
+    def alignment(self) -> int:
+        """Tokens between places where the state is a chunk's (MAC: a segment's, TTT: a mini-batch's) start."""
+        if self.variant == "mac":
+            return self.segment
+        if self.variant in ("ttt_linear", "ttt_mlp"):
+            return self.recurrence.mini_batch
+        return self.memory.chunk if self.has_memory else 1
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the model has a neural memory."""
+        return self.variant in MEMORY_VARIANTS
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model has attention."""
+        return self.variant in ATTENTION_VARIANTS
 
     @property
     def activation_dtype(self) -> jnp.dtype:

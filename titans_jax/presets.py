@@ -14,7 +14,14 @@ import dataclasses
 import difflib
 from typing import Any, NamedTuple, get_args
 
-from titans_jax.config import MemoryConfig, TitansConfig, Variant, require
+from titans_jax.config import (
+    MEMORY_VARIANTS,
+    MemoryConfig,
+    RecurrenceConfig,
+    TitansConfig,
+    Variant,
+    require,
+)
 
 HEAD_DIM = 128
 MEMORY_HEAD_DIM = 256
@@ -81,7 +88,7 @@ def preset(name: str, variant: Variant = "mac", **overrides: Any) -> TitansConfi
 
     Args:
         name: "tiny" (bytes; what `make train` trains), "170m", "340m", "400m" or "760m".
-        variant: "mac", "mag", "mal", "lmm" or "transformer".
+        variant: of `titans_jax.config.Variant`.
         **overrides: fields of `TitansConfig` that replace the preset's.
 
     Returns:
@@ -99,6 +106,8 @@ def preset(name: str, variant: Variant = "mac", **overrides: Any) -> TitansConfi
     settings = _tiny() if name == "tiny" else _paper(SIZES[name], variant)
     if variant == "transformer":
         settings |= {"window": None, "persistent_tokens": 0}
+    elif variant not in MEMORY_VARIANTS:
+        settings |= {"persistent_tokens": 0}
     return TitansConfig(variant=variant, **(settings | overrides))
 
 
@@ -118,6 +127,7 @@ def _tiny() -> dict[str, Any]:
         "segment": 64,
         "feed_forward": 256,
         "memory": MemoryConfig(num_heads=2, chunk=64),
+        "recurrence": RecurrenceConfig(num_heads=2),
     }
 
 

@@ -168,8 +168,9 @@ def check_layout(config: TrainConfig, mesh: Mesh) -> None:
     model, sizes = config.model, mesh.shape
     tensor, sequence = sizes["tensor"], sizes[SEQUENCE_AXIS]
     for name, heads, present in (
-        ("model.memory.num_heads", model.memory.num_heads, model.variant != "transformer"),
-        ("model.num_heads", model.num_heads, model.variant != "lmm"),
+        ("model.memory.num_heads", model.memory.num_heads, model.has_memory),
+        ("model.num_heads", model.num_heads, model.has_attention),
+        ("model.recurrence.num_heads", model.recurrence.num_heads, bool(model.recurrences)),
     ):
         if present and heads % tensor:
             raise ValueError(

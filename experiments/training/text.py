@@ -84,12 +84,11 @@ def valid_batches(config: TrainConfig, text: Text, share: Share) -> grain.IterDa
 
 
 def alignment(model: TitansConfig) -> int:
-    """Returns the tokens between places where a document may start: memory chunks, and segments of MAC."""
-    return (
-        math.lcm(model.memory.chunk, model.segment)
-        if model.variant == "mac"
-        else model.memory.chunk
-    )
+    """Returns the tokens between places where a document may start: memory chunks, segments of MAC, batches of TTT.
+
+    Memory chunks for models without a memory too, so that every model reads the same sequences.
+    """
+    return math.lcm(model.memory.chunk, model.alignment)
 
 
 def _arguments(config: TrainConfig, share: Share) -> dict[str, Any]:

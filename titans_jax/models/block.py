@@ -6,9 +6,11 @@ from typing import Any
 
 from flax import nnx
 
-from titans_jax.config import TitansConfig
+from titans_jax.baselines.mixer import LAYERS, RecurrentMixer
+from titans_jax.config import HYBRIDS, TitansConfig
 from titans_jax.layers.feed_forward import SwiGLU
 from titans_jax.layers.norms import RMSNorm
+from titans_jax.models.hybrid import Hybrid
 from titans_jax.models.lmm import LongTermMemory
 from titans_jax.models.mac import MemoryAsContext
 from titans_jax.models.mag import MemoryAsGate
@@ -22,6 +24,8 @@ MIXERS: dict[str, Any] = {
     "mal": MemoryAsLayer,
     "lmm": LongTermMemory,
     "transformer": TransformerAttention,
+    **dict.fromkeys(LAYERS, RecurrentMixer),
+    **dict.fromkeys(HYBRIDS, Hybrid),
 }
 
 
@@ -43,7 +47,7 @@ class Block(nnx.Module):
                 dim, config.feed_forward, dtype, residual_scale=config.residual_scale, rngs=rngs
             )
         self.has_feed_forward = config.feed_forward > 0
-        self.has_memory = config.variant != "transformer"
+        self.has_memory = config.has_memory
 
     def init_state(self, batch_size: int, max_length: int | None) -> Any:
         """The sequence layer's state before the first token."""

@@ -34,8 +34,8 @@ def model_diagnostics(
     Raises:
         ValueError: if the model has no memory.
     """
-    if model.config.variant == "transformer":
-        raise ValueError("model must have memories, got a transformer")
+    if not model.config.has_memory:
+        raise ValueError(f"model must have memories, got a {model.config.variant}")
     graph, parameters = nnx.split(model.layers)
 
     def layer(x: Array, layer_parameters: Any) -> tuple[Array, Diagnostics]:

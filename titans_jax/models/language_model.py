@@ -174,8 +174,10 @@ class Titans(nnx.Module):
         reset: Array | None,
         freeze_memory: bool,
     ) -> None:
-        if freeze_memory and self.config.variant == "transformer":
-            raise ValueError("freeze_memory must be False for a transformer, which has no memory")
+        if freeze_memory and not self.config.has_memory:
+            raise ValueError(
+                f"freeze_memory must be False for a {self.config.variant}, which has no memory"
+            )
         if tokens.ndim != 2 or 0 in tokens.shape:
             raise ValueError(f"tokens must have shape [batch, length], got {tokens.shape}")
         if not jnp.issubdtype(tokens.dtype, jnp.integer):

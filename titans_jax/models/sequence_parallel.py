@@ -54,7 +54,7 @@ def pipelined_sums(
     config = model.config
     if config.variant == "transformer" and config.window is None:
         raise ValueError("window must be a positive integer under sequence parallelism, got None")
-    chunk = {"mac": config.segment, "transformer": 1}.get(config.variant, config.memory.chunk)
+    chunk = config.alignment
     if length % (shards * chunk):
         raise ValueError(
             f"batch must be of a multiple of {shards * chunk} tokens, whole chunks for each of {shards} shards, "
@@ -81,7 +81,7 @@ def pipelined_sums(
                 part["inputs"],
                 state,
                 reset=part.get("reset"),
-                aligned=config.variant != "transformer",
+                aligned=config.has_memory,
             )
             working = (mine >= 0) & (mine < parts)
             first, second = (jnp.where(working, x, 0) for x in sums(logits, part))
