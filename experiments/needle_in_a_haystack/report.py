@@ -42,7 +42,7 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         *origin(results, [study]),
         f"Trained at {', '.join(map(str, task['train_lengths']))} tokens ({task['tokenizer']}); "
-        f"{task['test_samples']} test samples of each task and length (the paper: 500); answers are generated greedily.",
+        f"{task['test_samples']} test samples per task and length (the paper: 500); answers are generated greedily.",
         "",
     ]
     for name in task["tasks"]:

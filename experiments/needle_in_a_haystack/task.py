@@ -1,8 +1,8 @@
 """Needles as a task of a study: trained on short haystacks, judged by what a model answers in long ones.
 
 In training the answer's tokens count fully and the prompt's a little, so that a small model learns to recall before it
-learns to write. A test prompt is read as a stream, block by block, and the answer is generated greedily, as many tokens as
-the value has. The learning rate is chosen by the answers' loss on other training prompts.
+learns to write. A test prompt is read as a stream, block by block, and the answer is generated greedily, as many tokens
+as the value has. The learning rate is chosen by the answers' loss on other training prompts.
 """
 
 import dataclasses
