@@ -5,7 +5,8 @@ within 5 % of its name. The matrix units of TPUs are 128 or 256 wide, so attenti
 memory heads have 256, and share an anchor among 256 tokens, because a chunk's products then fill the wider unit
 too, and hide the work on its state (experiments/kernel_report). The paper gives neither depths nor widths;
 layers and feed-forward widths here are those nearest to 8/3 of the model dimension that reach the size, so a
-variant with a larger mixer is less deep.
+variant with a larger mixer is less deep. The recurrent baselines have LMM's layers, the hybrids as many mixers in all, and
+the feed-forward widths that `matching.match_parameters` finds: within 3 % of every Titans of their size.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from titans_jax.config import (
 
 HEAD_DIM = 128
 MEMORY_HEAD_DIM = 256
+#: Model dimension over heads, where it is not `HEAD_DIM`: Mamba-2's heads have 64 features, of twice the dimension.
+RECURRENT_HEAD_DIM = {"mamba2": 32, "retnet": 256, "gla": 256}
 
 
 class Size(NamedTuple):
@@ -43,6 +46,16 @@ SIZES = {
             "mal": (14, 1920),
             "lmm": (18, 1920),
             "transformer": (20, 2176),
+            "linear_attention": (18, 2560),
+            "retnet": (18, 1536),
+            "gla": (18, 2560),
+            "mamba2": (18, 1920),
+            "deltanet": (18, 2560),
+            "gated_deltanet": (18, 2048),
+            "ttt_linear": (18, 2176),
+            "ttt_mlp": (18, 1920),
+            "samba": (9, 2176),
+            "gated_deltanet_h2": (6, 2176),
         },
     ),
     "340m": Size(
@@ -53,6 +66,16 @@ SIZES = {
             "mal": (17, 2432),
             "lmm": (22, 2560),
             "transformer": (24, 2816),
+            "linear_attention": (22, 3200),
+            "retnet": (22, 1920),
+            "gla": (22, 3200),
+            "mamba2": (22, 2432),
+            "deltanet": (22, 3200),
+            "gated_deltanet": (22, 2560),
+            "ttt_linear": (22, 2816),
+            "ttt_mlp": (22, 2560),
+            "samba": (11, 2816),
+            "gated_deltanet_h2": (7, 2944),
         },
     ),
     "400m": Size(
@@ -63,6 +86,16 @@ SIZES = {
             "mal": (20, 2560),
             "lmm": (26, 2560),
             "transformer": (29, 2816),
+            "linear_attention": (26, 3200),
+            "retnet": (26, 1920),
+            "gla": (26, 3200),
+            "mamba2": (26, 2432),
+            "deltanet": (26, 3200),
+            "gated_deltanet": (26, 2560),
+            "ttt_linear": (26, 2816),
+            "ttt_mlp": (26, 2560),
+            "samba": (13, 2816),
+            "gated_deltanet_h2": (8, 3200),
         },
     ),
     "760m": Size(
@@ -73,6 +106,16 @@ SIZES = {
             "mal": (17, 4096),
             "lmm": (23, 3840),
             "transformer": (25, 4096),
+            "linear_attention": (23, 4736),
+            "retnet": (23, 2688),
+            "gla": (23, 4736),
+            "mamba2": (23, 3584),
+            "deltanet": (23, 4736),
+            "gated_deltanet": (23, 3712),
+            "ttt_linear": (23, 4096),
+            "ttt_mlp": (23, 3840),
+            "samba": (11, 4480),
+            "gated_deltanet_h2": (7, 4608),
         },
     ),
 }
@@ -143,6 +186,11 @@ def _paper(size: Size, variant: Variant) -> dict[str, Any]:
         "persistent_tokens": 16,
         "feed_forward": feed_forward,
         "memory": MemoryConfig(num_heads=size.dim // MEMORY_HEAD_DIM, chunk=256),
+        "recurrence": RecurrenceConfig(
+            num_heads=size.dim // RECURRENT_HEAD_DIM.get(variant, HEAD_DIM),
+            chunk=128,
+            state_size=128,
+        ),
         "dtype": "bfloat16",
         "remat": True,
     }

@@ -31,5 +31,6 @@ def get_config() -> ConfigDict:
     config.model.window = 64
     config.model.feed_forward = 256
     config.model.memory.num_heads = 2
+    config.model.recurrence.num_heads = 2
     config.model.memory.chunk = 64
     return config

@@ -1,22 +1,21 @@
 """Presets have the size of their name; only shapes are evaluated."""
 
-import math
+import functools
 from typing import get_args
 
-import jax
 import pytest
-from flax import nnx
 
 from experiments.configs.tiny import get_config
 from experiments.training.config import train_config
-from titans_jax import Titans, preset
-from titans_jax.config import Variant
+from titans_jax import preset
+from titans_jax.config import EXPANSIONS, HYBRIDS, MEMORY_VARIANTS, Variant
+from titans_jax.matching import count_parameters, match_parameters
 from titans_jax.presets import SIZES
 
 
+@functools.cache
 def parameters(config):
-    state = nnx.state(nnx.eval_shape(lambda: Titans(config, rngs=nnx.Rngs(0))), nnx.Param)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+    return count_parameters(config)
 
 
 @pytest.mark.parametrize("variant", get_args(Variant))
@@ -26,6 +25,27 @@ def test_parameters_are_within_five_percent_of_the_name(name, variant):
     assert config.vocab_size == 32_000
     named = int(name.removesuffix("m")) * 1e6
     assert abs(parameters(config) / named - 1) <= 0.05
+
+
+@pytest.mark.parametrize("variant", [*EXPANSIONS, *HYBRIDS])
+@pytest.mark.parametrize("name", SIZES)
+def test_baselines_are_within_three_percent_of_every_titans(name, variant):
+    count = parameters(preset(name, variant))
+    for titans in MEMORY_VARIANTS:
+        assert abs(count / parameters(preset(name, titans)) - 1) <= 0.03
+
+
+@pytest.mark.parametrize("variant", ["mamba2", "gated_deltanet_h2"])
+def test_a_small_model_is_matched(variant):
+    reference = preset("tiny", "mac", num_layers=3)
+    matched = match_parameters(preset("tiny", variant, num_layers=3), reference)
+    assert matched.variant == variant
+    assert abs(parameters(matched) / parameters(reference) - 1) <= 0.03
+
+
+def test_what_cannot_be_matched_is_refused():
+    with pytest.raises(ValueError, match=r"config must be .*within 3 %.*got 'retnet'"):
+        match_parameters(preset("tiny", "retnet", num_layers=1), preset("tiny", "lmm", dim=32))
 
 
 def test_tiny_is_small_and_reads_bytes():

@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from titans_jax.config import MemoryConfig, TitansConfig
+from titans_jax.config import EXPANSIONS, HYBRIDS, MemoryConfig, RecurrenceConfig, TitansConfig
 from titans_jax.models import Titans
 
-VARIANTS = ("mac", "mag", "mal", "lmm", "transformer", "windowed_transformer")
+TITANS = ("mac", "mag", "mal", "lmm", "transformer", "windowed_transformer")
+BASELINES = (*EXPANSIONS, *HYBRIDS)
+VARIANTS = (*TITANS, *BASELINES)
 VOCABULARY = 11
 CHUNK, SEGMENT, WINDOW = 3, 6, 5
 BATCH, LENGTH = 2, 16  # neither a multiple of the chunk, of the segment, nor of the window
 
 
 def tiny_config(name, **overrides):
-    windowed = name in ("mag", "mal", "windowed_transformer")
+    windowed = name in ("mag", "mal", "windowed_transformer", *HYBRIDS)
     settings = {
         "variant": name.removeprefix("windowed_"),
         "vocab_size": VOCABULARY,
@@ -28,6 +30,9 @@ def tiny_config(name, **overrides):
         "persistent_tokens": 2,
         "feed_forward": 12,
         "memory": MemoryConfig(num_heads=2, chunk=CHUNK, conv_width=3),
+        "recurrence": RecurrenceConfig(
+            num_heads=2, chunk=CHUNK, conv_width=3, state_size=4, mini_batch=CHUNK
+        ),
         "dtype": "float64",
     }
     return TitansConfig(**{**settings, **overrides})
