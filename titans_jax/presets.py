@@ -5,8 +5,8 @@ within 5 % of its name. The matrix units of TPUs are 128 or 256 wide, so attenti
 memory heads have 256, and share an anchor among 256 tokens, because a chunk's products then fill the wider unit
 too, and hide the work on its state (experiments/kernel_report). The paper gives neither depths nor widths;
 layers and feed-forward widths here are those nearest to 8/3 of the model dimension that reach the size, so a
-variant with a larger mixer is less deep. The recurrent baselines have LMM's layers, the hybrids as many mixers in all, and
-the feed-forward widths that `matching.match_parameters` finds: within 3 % of every Titans of their size.
+variant with a larger mixer is less deep. The recurrent baselines have LMM's layers, the hybrids as many mixers in all,
+and the feed-forward widths that `matching.match_parameters` finds: within 3 % of every Titans of their size.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     S_t = a_t (I - beta_t k_t^T k_t) S_{t-1} + beta_t k_t^T v_t      y_t = q_t S_t
 
-DeltaNet (a = 1): Schlag et al. 2021 (arXiv 2102.11174, section 4.2), its parallel form Yang et al. 2024 (arXiv 2406.06484);
-Gated DeltaNet: Yang et al. 2024 (arXiv 2412.06464, Eq. 10). Written as S_t = a_t S_{t-1} + k_t^T u_t, the corrections u of a
-chunk solve a unit lower triangular system (the WY or UT form):
+DeltaNet (a = 1): Schlag et al. 2021 (arXiv 2102.11174, section 4.2), its parallel form Yang et al. 2024 (arXiv
+2406.06484); Gated DeltaNet: Yang et al. 2024 (arXiv 2412.06464, Eq. 10). Written as S_t = a_t S_{t-1} + k_t^T u_t, the
+corrections u of a chunk solve a unit lower triangular system (the WY or UT form):
 
     (I + L) u = beta (v - a_{<=t} k S_0)        L[t, i] = beta_t a_{i<j<=t} (k_t . k_i)  for i < t
 """

@@ -3,8 +3,8 @@
 DeltaNet, Yang et al. 2024 (arXiv 2406.06484): q, k = l2(SiLU(conv(x W))), v = SiLU(conv(x W)), beta = sigmoid(x W),
 S_t = (I - beta_t k_t^T k_t) S_{t-1} + beta_t k_t^T v_t, y = W_O RMSNorm(q_t S_t).
 
-Gated DeltaNet, Yang et al. 2024 (arXiv 2412.06464, Eq. 10): S_{t-1} decays by Mamba-2's gate a_t first, and the normalised
-reads are gated by SiLU(x W_G); keys of 3/4 D and values of 3/2 D features.
+Gated DeltaNet, Yang et al. 2024 (arXiv 2412.06464, Eq. 10): S_{t-1} decays by Mamba-2's gate a_t first, and the
+normalised reads are gated by SiLU(x W_G); keys of 3/4 D and values of 3/2 D features.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Linear attention (a = 1), RetNet (a constant of the head) and Mamba-2 (a function of the token) are this recurrence
 with projections of their own. Inside a chunk, with a_{i<j<=t} the product of the decays between:
 
-    y_t = a_{<=t} q_t S_0 + sum_{i<=t} a_{i<j<=t} (q_t . k_i) v_i           (Dao and Gu 2024, arXiv 2405.21060, section 6)
+    y_t = a_{<=t} q_t S_0 + sum_{i<=t} a_{i<j<=t} (q_t . k_i) v_i       (Dao and Gu 2024, arXiv 2405.21060, section 6)
 """
 
 from __future__ import annotations

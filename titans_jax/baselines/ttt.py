@@ -4,8 +4,8 @@ W_t = W_{t-1} - eta_t grad l(W_{t'}; x_t), t' the start of the mini-batch;  f(x;
 eta_t = eta_base sigmoid(theta_lr . x_t).  This is the neural memory with a `residual` network, no momentum and no
 forgetting, whose chunk is the mini-batch of 16, and so runs by it.
 
-What differs from the published layer: LayerNorm and f_res have no bias; f_res of TTT-MLP has SiLU, not GELU, between its
-two matrices; queries and keys are l2-normalised after their convolutions, so that a gradient is divided by the
+What differs from the published layer: LayerNorm and f_res have no bias; f_res of TTT-MLP has SiLU, not GELU, between
+its two matrices; queries and keys are l2-normalised after their convolutions, so that a gradient is divided by the
 mini-batch alone (the published code divides by the head's features too, and by the tokens so far rather than by
 all 16); the reads' norm is an RMS norm and their gate a SiLU.
 """

@@ -1,8 +1,8 @@
 """Every step function against its recurrence, token by token, in float64; forward and gradient, with documents.
 
-Each oracle is the recurrence as printed: linear attention with its normaliser (arXiv 2006.16236, Eq. 18-20), a scalar decay
-(RetNet, arXiv 2307.08621, Eq. 6; Mamba-2, arXiv 2405.21060), a decay per feature (GLA, arXiv 2312.06635, Eq. 3), and the
-delta rule with and without decay (arXiv 2406.06484; arXiv 2412.06464, Eq. 10).
+Each oracle is the recurrence as printed: linear attention with its normaliser (arXiv 2006.16236, Eq. 18-20), a scalar
+decay (RetNet, arXiv 2307.08621, Eq. 6; Mamba-2, arXiv 2405.21060), a decay per feature (GLA, arXiv 2312.06635, Eq. 3),
+and the delta rule with and without decay (arXiv 2406.06484; arXiv 2412.06464, Eq. 10).
 """
 
 import functools
@@ -124,9 +124,8 @@ def test_the_kernel_is_the_scan(kind):
             return _fused(step, carry, grid, implementation="mosaic_tpu", interpret=True)[1]
         return _fused(step, carry, grid, implementation="xla")[1]
 
-    for_tokens = functools.partial(with_gradient)
-    actual = for_tokens(functools.partial(run, fused=True), (tokens,))
-    expected = for_tokens(functools.partial(run, fused=False), (tokens,))
+    actual = with_gradient(functools.partial(run, fused=True), (tokens,))
+    expected = with_gradient(functools.partial(run, fused=False), (tokens,))
     assert_close(actual, expected, FUSED_SCAN_F32)
 
 

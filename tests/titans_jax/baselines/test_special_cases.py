@@ -1,0 +1,32 @@
+"""Where a baseline is a special case of the Titans memory, the two agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.titans_jax.baselines.test_steps import drawn
+from tests.tolerances import OUTPUT_F64, STATE_F64, assert_close
+from titans_jax.baselines.delta import DeltaTokens, delta_step
+from titans_jax.baselines.scan import chunk_scan
+from titans_jax.memory import Gates, MemoryState, MLPNetwork, memory_scan
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_delta_rule_is_the_linear_memory_at_chunk_1(gated):
+    """theta = keep beta / 2 and values v / keep: the rule decays before it compares, Eq. 13 after (the paper's M)."""
+    q, k, _, beta, log_keep, _, state, _ = drawn()
+    state, v = state[..., : k.shape[-1]], jnp.flip(q, axis=1)  # as wide as the keys
+    tokens = DeltaTokens(q, k, v, beta, log_keep if gated else None)
+    end, y = chunk_scan(delta_step, state, tokens, chunk=8, execution="chunked")
+    keep = jnp.exp(log_keep) if gated else jnp.ones_like(log_keep)
+    weights = (state,)
+    position = jnp.zeros(q.shape[:1], jnp.int32)
+    memory = MemoryState(weights, jax.tree.map(jnp.zeros_like, weights), weights, position)
+    gates = Gates(log_keep if gated else None, None, keep * beta / 2)
+    expected, after = memory_scan(
+        MLPNetwork("mlp", 1), memory, q, k, v / keep[..., None], gates, chunk=1
+    )
+    assert np.abs(expected).max() > 0.1
+    assert_close(y, expected, OUTPUT_F64)
+    assert_close(end, after.weights[0], STATE_F64)
