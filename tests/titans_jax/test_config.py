@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from titans_jax.config import MemoryConfig, TitansConfig
+from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig
 
 MEMORY = MemoryConfig(num_heads=4, chunk=64)
 
@@ -52,3 +52,45 @@ def test_only_what_a_variant_uses_must_fit():
     assert TitansConfig(variant="transformer", memory=odd, window=None).window is None
     assert TitansConfig(variant="lmm", memory=MEMORY, num_heads=3).num_heads == 3
     assert TitansConfig(variant="mag", memory=MEMORY, segment=96).segment == 96
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_heads": 0}, "num_heads must be a positive integer, got 0"),
+        ({"chunk": 0}, "chunk must be a positive integer, got 0"),
+        ({"groups": 3}, "groups must be a divisor of num_heads = 4, got 3"),
+        ({"conv_width": -1}, "conv_width must be an integer, 0 for none, got -1"),
+        ({"value_expansion": -1.0}, "value_expansion must be .* 0 for the published one, got -1.0"),
+        ({"execution": "token"}, "execution must be one of .*, got 'token'"),
+    ],
+)
+def test_a_recurrence_that_does_not_fit_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        RecurrenceConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("variant", "recurrence", "message"),
+    [
+        (
+            "deltanet",
+            {"num_heads": 3},
+            "recurrence.num_heads must be a divisor of the 256 .*, got 3",
+        ),
+        (
+            "gla",
+            {"key_expansion": 0.3},
+            "recurrence.key_expansion must be .* whole number .*, got 0.3",
+        ),
+        ("retnet", {"num_heads": 256}, "recurrence.num_heads must be .* even size .*, got 256"),
+    ],
+)
+def test_a_recurrence_must_fit_the_model(variant, recurrence, message):
+    with pytest.raises(ValueError, match=message):
+        TitansConfig(variant=variant, recurrence=RecurrenceConfig(**recurrence))
+
+
+def test_a_hybrid_needs_a_window():
+    with pytest.raises(ValueError, match=r"window must be a positive integer .*, got None"):
+        TitansConfig(variant="samba", window=None)

@@ -71,6 +71,7 @@ class Projection(nnx.Module):
         """The heads ``[B, T, H, K]``, and the convolution's new tail."""
         y = self.linear(x)
         if self.conv is not None:
+            tail = self.init_tail(x.shape[0]) if tail is None else tail
             y, tail = self.conv(y, tail, reset, mask)
             y = jax.nn.silu(y)
         return by_heads(y.reshape(*x.shape[:2], self.heads, -1), 2), tail

@@ -67,7 +67,7 @@ def vector_decay_step(
     while (1 << level) < length:
         block, other = row >> level, col >> level  # halves
         right = (block & 1) == 1
-        factor = decay((block == other) & jnp.where(right, col <= row, col > row))
+        factor = decay((block == other) & ((right & (col <= row)) | (~right & (col > row))))
         pairs = right & (other == block - 1)
         scores = scores + jnp.where(pairs, dot(x.q * factor, x.k * factor, NT, operand), 0.0)
         level += 1

@@ -32,11 +32,12 @@ def inverse_unit_lower(strict: Float[Array, "R R"]) -> Float[Array, "R R"]:
     size = strict.shape[-1]
     row = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
     col = jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
-    inverse, block = jnp.where(row == col, 1.0, 0.0).astype(strict.dtype), 1
-    while block < size:
-        below = (row // block == col // block + 1) & (row // block % 2 == 1)  # C of every pair
+    inverse, level = (row == col).astype(strict.dtype), 0
+    while (1 << level) < size:  # shifts, because kernels run this too
+        block, other = row >> level, col >> level
+        below = (block == other + 1) & ((block & 1) == 1)  # C of every pair
         inverse = inverse - inverse @ jnp.where(below, strict, 0.0) @ inverse
-        block *= 2
+        level += 1
     return inverse
 
 

@@ -33,7 +33,8 @@ class Hybrid(nnx.Module):
         """
         names, dtype = config.recurrences, config.activation_dtype
         self.recurrences = nnx.List([RecurrentMixer(config, name=n, rngs=rngs) for n in names])
-        self.norms, self.feed_forwards = nnx.List([]), nnx.List([])
+        self.norms: Any = nnx.List([])
+        self.feed_forwards: Any = nnx.List([])
         if config.feed_forward:
             for _ in names:
                 self.norms.append(RMSNorm(config.dim, dtype, rngs=rngs))
