@@ -20,7 +20,7 @@ from experiments.training.devices import split_cpu
 from experiments.training.mesh import check_layout, make_layout
 from experiments.training.sharding import bytes_per_device
 from experiments.training.step import init_params, make_train_step, place, split_model
-from titans_jax import MemoryConfig, TitansConfig
+from titans_jax import MemoryConfig, RecurrenceConfig, TitansConfig
 
 MESHES = {
     "data": MeshConfig(),
@@ -38,6 +38,7 @@ def make_config(variant: Any) -> TrainConfig:
     model = TitansConfig(
         variant=variant, vocab_size=VOCABULARY, dim=64, num_layers=2, num_heads=8, window=8, segment=8,
         persistent_tokens=2, feed_forward=64, memory=MemoryConfig(num_heads=8, chunk=8),
+        recurrence=RecurrenceConfig(num_heads=8, chunk=8, state_size=16, mini_batch=8),
     )  # fmt: skip
     return TrainConfig(batch_size=BATCH, model=model, data=DataConfig(sequence_length=LENGTH))
 

@@ -17,6 +17,7 @@ from experiments.training.step import split_model
 from tests.experiments.sharded_program import MESHES
 from tests.tolerances import OUTPUT_F32
 from titans_jax import MemoryConfig, TitansConfig, preset
+from titans_jax.config import EXPANSIONS, HYBRIDS
 
 VARIANTS = ("mac", "mag", "mal", "lmm", "transformer")
 
@@ -39,6 +40,16 @@ class TestRules:
                 assert parameter_spec(name, x.shape, mesh) == PartitionSpec(
                     None, "tensor", "fsdp", None
                 )
+
+    @pytest.mark.parametrize("variant", [*EXPANSIONS, *HYBRIDS])
+    def test_baselines_are_shared_out(self, variant):
+        mesh = abstract(fsdp=2, tensor=2)
+        _, shapes = split_model(preset("170m", variant))
+        for path, x in jax.tree_util.tree_flatten_with_path(shapes)[0]:
+            name = path_name(path)  # raises where no rule is for it
+            axes = {axis for axis in parameter_spec(name, x.shape, mesh) if axis}
+            if name.endswith(("linear/kernel", "output/kernel", "step_kernel", "beta_kernel")):
+                assert axes == {"fsdp", "tensor"}, name
 
     def test_moments_lie_where_their_parameters_do(self):
         mesh, shape = abstract(fsdp=2), (3, 8, 16)
@@ -106,7 +117,7 @@ class TestRefusals:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "mamba2"])
 def test_eight_devices_train_as_one(variant):
     process = subprocess.run(
         [sys.executable, "-m", "tests.experiments.sharded_program", variant],
