@@ -1,5 +1,6 @@
 """Text to batches: sources, tokenizers, prepared folders, packing and the pipeline, and what a model must beat."""
 
+from titans_jax.data.nucleotides import NucleotideTokenizer
 from titans_jax.data.packing import Window
 from titans_jax.data.pipeline import make_mixture, make_pipeline
 from titans_jax.data.prepared import Prepared, is_prepared, open_prepared
@@ -19,6 +20,7 @@ __all__ = [
     "ByteTokenizer",
     "Document",
     "HuggingFaceTokenizer",
+    "NucleotideTokenizer",
     "Prepared",
     "SentencePieceTokenizer",
     "TokenizedText",
