@@ -53,7 +53,8 @@ class SequenceClassifier(Titans):
         Returns:
             Logits, in float32 at least.
         """
-        x, _ = self.residual_stream(tokens, mask=mask)
+        # The blocks are causal: padding behind a sequence reaches none of its tokens, so they need no mask.
+        x, _ = self.residual_stream(tokens)
         pooled = masked_mean(self.norm(x), mask)
         bias = self.classifier_bias[...]
         return self.classifier(pooled.astype(x.dtype)).astype(bias.dtype) + bias
