@@ -1,0 +1,1 @@
+"""Long-term forecasting, section 5.6 of the paper: see run.py."""

@@ -1,0 +1,252 @@
+"""Training a forecaster: epochs of compiled steps over windows that never leave the device, early stopping.
+
+Any NNX module that maps `(x [B L C], phase [B], key=..)` to `[B S C]` can be trained here: the Forecaster and
+every baseline alike. One epoch is one call of a compiled `lax.scan` over its batches. The parameters that are
+kept, validated and tested are an exponential moving average of the trained ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from titans_jax.config import is_count, require
+from titans_jax.forecasting.windows import gather
+from titans_jax.typing import Array, Float, Int, PyTree
+
+Loss = Literal["mse", "mae", "both"]
+Schedule = Literal["halving", "cosine"]
+EVALUATION_BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a forecaster is trained.
+
+    Attributes:
+        loss: of standardised values: mean square, mean absolute, or the mean of both.
+        learning_rate: of the first epoch.
+        schedule: "halving" after every epoch, or "cosine" to zero over all epochs.
+        batch_size: windows per step.
+        epochs: at most.
+        steps_per_epoch: at most; an epoch is a random part of the training windows where there are more.
+            Windows that start one row apart differ in two rows, so few are lost.
+        patience: epochs without a better validation error before training stops.
+        weight_decay: of AdamW.
+        clip: largest norm of a step's gradient.
+        average: decay of the moving average of the parameters per step; 0 for none.
+    """
+
+    loss: Loss = "mae"
+    learning_rate: float = 1e-3
+    schedule: Schedule = "cosine"
+    batch_size: int = 32
+    epochs: int = 10
+    steps_per_epoch: int = 264
+    patience: int = 3
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    average: float = 0.99
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "steps_per_epoch", "patience"):
+            require(is_count(getattr(self, name)), name, getattr(self, name), "a positive integer")
+        for name, choices in (("loss", get_args(Loss)), ("schedule", get_args(Schedule))):
+            value = getattr(self, name)
+            require(value in choices, name, value, f"one of {choices}")
+        for name in ("learning_rate", "clip"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.average < 1, "average", self.average, "in [0, 1)")
+
+
+class Errors(NamedTuple):
+    """Errors of standardised values, means over all windows, rows and variates."""
+
+    mse: float
+    mae: float
+
+
+class Training(NamedTuple):
+    """What training came to.
+
+    Attributes:
+        model: with the parameters of the best epoch.
+        errors: on the validation windows after every epoch.
+        best: index of the best epoch.
+    """
+
+    model: nnx.Module
+    errors: list[Errors]
+    best: int
+
+
+def train(
+    model: nnx.Module,
+    config: TrainingConfig,
+    series: Float[Array, "T C"],
+    phase: Int[Array, "T"],
+    train_starts: np.ndarray,
+    valid_starts: np.ndarray,
+    *,
+    lookback: int,
+    horizon: int,
+    seed: int = 0,
+) -> Training:
+    """Trains until the validation error stops falling or the epochs are used up.
+
+    Args:
+        model: the forecaster, with its initial parameters.
+        config: how.
+        series: the standardised series.
+        phase: row of the cycle at every row of the series.
+        train_starts: first rows of the training windows.
+        valid_starts: first rows of the validation windows; where there are none, all epochs are run and
+            the last is kept.
+        lookback: rows seen.
+        horizon: rows predicted.
+        seed: of the order of the windows and of dropout.
+
+    Returns:
+        The model of the best epoch by mean square plus mean absolute error on validation.
+
+    Raises:
+        FloatingPointError: if the loss stops being finite.
+    """
+    generator = np.random.default_rng(seed)
+    graph, parameters = nnx.split(model)
+    batch = min(config.batch_size, len(train_starts))
+    steps = min(config.steps_per_epoch, len(train_starts) // batch)
+    epoch, optimizer = _compiled_epoch(graph, config, lookback, horizon, steps)
+    optimizer_state, average = optimizer.init(parameters), parameters
+    key, history, best = jax.random.key(seed), [], parameters
+    best_epoch = 0
+    for index in range(config.epochs):
+        order = generator.permutation(train_starts)[: steps * batch].reshape(steps, batch)
+        parameters, average, optimizer_state, loss = epoch(
+            parameters,
+            average,
+            optimizer_state,
+            series,
+            phase,
+            jnp.asarray(order),
+            jax.random.fold_in(key, index),
+        )
+        if not np.isfinite(float(loss)):
+            raise FloatingPointError(
+                f"the training loss of epoch {index + 1} is {float(loss)}: lower learning_rate, "
+                f"which is {config.learning_rate}"
+            )
+        if not len(valid_starts):
+            best, best_epoch = average, index
+            continue
+        trained = nnx.merge(graph, average)
+        errors = evaluate(trained, series, phase, valid_starts, lookback=lookback, horizon=horizon)
+        history.append(errors)
+        if sum(errors) <= min(map(sum, history)):
+            best, best_epoch = average, index
+        elif index - best_epoch >= config.patience:
+            break
+    return Training(nnx.merge(graph, best), history, best_epoch)
+
+
+def evaluate(
+    model: nnx.Module,
+    series: Float[Array, "T C"],
+    phase: Int[Array, "T"],
+    starts: np.ndarray,
+    *,
+    lookback: int,
+    horizon: int,
+) -> Errors:
+    """Errors over every window of a part.
+
+    Args:
+        model: the forecaster.
+        series: the standardised series.
+        phase: row of the cycle at every row.
+        starts: first rows of the windows.
+        lookback: rows seen.
+        horizon: rows predicted.
+    """
+    graph, parameters = nnx.split(model)
+    size = min(EVALUATION_BATCH, len(starts))
+    count = -(-len(starts) // size) * size
+    padded = np.resize(starts, count).reshape(-1, size)
+    valid = (np.arange(count) < len(starts)).reshape(-1, size)
+    sums = _compiled_evaluation(graph, lookback, horizon)(
+        parameters, series, phase, jnp.asarray(padded), jnp.asarray(valid)
+    )
+    squared, absolute = (np.asarray(total, np.float64).sum() for total in sums)
+    values = len(starts) * horizon * series.shape[1]
+    return Errors(float(squared / values), float(absolute / values))
+
+
+def loss_of(error: Float[Array, "..."], kind: Loss) -> Float[Array, ""]:
+    """The training loss of forecasts' errors."""
+    squared, absolute = jnp.mean(jnp.square(error)), jnp.mean(jnp.abs(error))
+    return {"mse": squared, "mae": absolute, "both": 0.5 * (squared + absolute)}[kind]
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_epoch(
+    graph: Any, config: TrainingConfig, lookback: int, horizon: int, steps: int
+) -> tuple[Any, optax.GradientTransformation]:
+    """One epoch as a compiled function, kept so that other seeds of the same model need not compile."""
+    rate: optax.Schedule
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(config.learning_rate, config.epochs * steps)
+    else:
+        rate = optax.exponential_decay(config.learning_rate, steps, 0.5, staircase=True)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.weight_decay)
+    )
+
+    def step(carry, inputs):
+        parameters, average, optimizer_state, series, phase = carry
+        starts, key = inputs
+        rows = gather(series, starts, lookback + horizon)
+
+        def loss(parameters: PyTree) -> Array:
+            forecast = nnx.merge(graph, parameters)(rows[:, :lookback], phase[starts], key=key)
+            return loss_of(forecast - rows[:, lookback:], config.loss)
+
+        value, gradients = jax.value_and_grad(loss)(parameters)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+        average = optax.incremental_update(parameters, average, 1 - config.average)
+        return (parameters, average, optimizer_state, series, phase), value
+
+    @functools.partial(jax.jit, donate_argnums=(2,))
+    def epoch(parameters, average, optimizer_state, series, phase, order, key):
+        keys = jax.random.split(key, order.shape[0])
+        carry = (parameters, average, optimizer_state, series, phase)
+        (parameters, average, optimizer_state, _, _), losses = jax.lax.scan(
+            step, carry, (order, keys)
+        )
+        return parameters, average, optimizer_state, jnp.mean(losses)
+
+    return epoch, optimizer
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_evaluation(graph: Any, lookback: int, horizon: int) -> Any:
+    @jax.jit
+    def sums(parameters, series, phase, starts, valid):
+        def batch(_, inputs):
+            first, counted = inputs
+            rows = gather(series, first, lookback + horizon)
+            error = nnx.merge(graph, parameters)(rows[:, :lookback], phase[first])
+            error = jnp.where(counted[:, None, None], error - rows[:, lookback:], 0)
+            return None, (jnp.sum(jnp.square(error)), jnp.sum(jnp.abs(error)))
+
+        return jax.lax.scan(batch, None, (starts, valid))[1]
+
+    return sums

@@ -1,0 +1,333 @@
+"""The neural memory as the sequence mixer of a long-term forecaster (paper, section 5.6).
+
+After the SiMBA framework that the paper plugs its memory into: normalise per window, embed patches (or whole
+variates), mix the tokens by a memory and their features by a feed-forward layer, map to the horizon.
+
+    x~ = (x - mean) / std - cycle[phase ..]          per window and variate; `cycle` is learned, one value per phase
+    z  = embed(patches of x~)                        tokens are patches of one variate, or the variates themselves
+    z  <- Block(z), ..                               LMM, MAC, MAG or MAL, then SwiGLU, as in the language model
+    y~ = x~ W + head(flatten(z)) + cycle[phase + L ..]
+    y  = y~ std + mean
+
+The subtracted cycle (CycleNet, Lin et al., 2024) is known for every future row, so that 96 rows of look-back are
+enough for what returns every day. W is the linear map that no forecaster should fall behind; the memory's part
+starts near zero and adds what is not linear. Variates share all parameters but the cycle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from titans_jax.config import MemoryConfig, TitansConfig, is_count, require
+from titans_jax.layers.norms import RMSNorm
+from titans_jax.models.block import Block
+from titans_jax.typing import Array, Float, Int
+
+Embedding = Literal["patches", "variates"]
+Mixer = Literal["lmm", "mac", "mag", "mal", "transformer"]
+
+#: Added to a window's variance: a variate that does not move in a window is left at zero.
+VARIANCE_EPSILON = 1e-5
+#: The head starts this much smaller than a linear layer would, so that the linear map leads.
+HEAD_SCALE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class ForecasterConfig:
+    """A forecaster of some number of variates.
+
+    Attributes:
+        lookback: rows that a forecast sees, L.
+        horizon: rows that it predicts.
+        variates: columns of the series.
+        season: rows of the learned cycle, e.g. those of a day; 0 for none.
+        embedding: "patches" (each variate is a sequence of its own) or "variates" (one token each, as in
+            iTransformer; the mixer then runs over the variates).
+        patch: rows of a patch.
+        stride: rows from a patch to the next; ``lookback - patch`` must be a multiple.
+        mixer: what mixes tokens.
+        bidirectional: also run a second mixer over the tokens from last to first, and add both.
+        dim: features of a token.
+        num_layers: blocks.
+        num_heads: attention heads of MAC, MAG and MAL.
+        feed_forward: hidden width of the layer that mixes features.
+        dropout: of embedded tokens and of the head's input.
+        memory: the neural memory; ``chunk`` counts tokens.
+    """
+
+    lookback: int = 96
+    horizon: int = 96
+    variates: int = 1
+    season: int = 0
+    embedding: Embedding = "patches"
+    patch: int = 16
+    stride: int = 16
+    mixer: Mixer = "lmm"
+    bidirectional: bool = False
+    dim: int = 32
+    num_layers: int = 1
+    num_heads: int = 2
+    feed_forward: int = 64
+    dropout: float = 0.2
+    memory: MemoryConfig = dataclasses.field(
+        default_factory=lambda: MemoryConfig(num_heads=2, depth=1, chunk=1, conv_width=0)
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("lookback", "horizon", "variates", "patch", "stride", "dim", "num_layers"):
+            require(is_count(getattr(self, name)), name, getattr(self, name), "a positive integer")
+        require(is_count(self.season, 0), "season", self.season, "an integer, 0 for no cycle")
+        for name, choices in (("embedding", get_args(Embedding)), ("mixer", get_args(Mixer))):
+            value = getattr(self, name)
+            require(value in choices, name, value, f"one of {choices}")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        if self.embedding == "patches":
+            fits = self.patch <= self.lookback and (self.lookback - self.patch) % self.stride == 0
+            require(
+                fits,
+                "patch, stride",
+                (self.patch, self.stride),
+                f"such that lookback - patch is a multiple of stride, for lookback = {self.lookback}",
+            )
+        self.block_config()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one sequence."""
+        if self.embedding == "variates":
+            return self.variates
+        return (self.lookback - self.patch) // self.stride + 1
+
+    @property
+    def token_rows(self) -> int:
+        """Rows that one token holds."""
+        return self.patch if self.embedding == "patches" else self.lookback
+
+    def block_config(self) -> TitansConfig:
+        """The blocks, which are those of the language model; attention sees all tokens."""
+        chunk = self.memory.chunk
+        return TitansConfig(
+            variant=self.mixer,
+            dim=self.dim,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            window=self.tokens,
+            segment=-(-self.tokens // chunk) * chunk,
+            persistent_tokens=0,
+            feed_forward=self.feed_forward,
+            memory=self.memory,
+        )
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: jax.Array | None) -> Float[Array, "..."]:
+    """Drops elements and scales up the rest; without a key nothing is dropped."""
+    if key is None or rate == 0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+
+
+class WindowNorm(nnx.Module):
+    """Reversible instance normalisation (Kim et al., 2022) with a learned cycle taken out as well."""
+
+    def __init__(self, season: int, variates: int, *, rngs: nnx.Rngs):
+        """Makes the cycle, zero at the start.
+
+        Args:
+            season: rows of the cycle; 0 for none.
+            variates: columns.
+            rngs: unused by the constant initialisation, taken so that every layer is built alike.
+        """
+        del rngs
+        self.season = season
+        self.cycle = nnx.Param(jnp.zeros((season, variates), jnp.float32)) if season else None
+
+    def cycle_rows(self, phase: Int[Array, "B"], first: int, rows: int) -> Array:
+        """The cycle at `rows` rows from `first` rows after the window's start, ``[B, rows, C]``; 0 without one."""
+        if self.cycle is None:
+            return jnp.zeros((), jnp.float32)
+        index = phase[:, None] + jnp.arange(first, first + rows, dtype=jnp.int32)
+        return self.cycle[...][index % self.season]
+
+    def __call__(
+        self, x: Float[Array, "B L C"], phase: Int[Array, "B"]
+    ) -> tuple[Float[Array, "B L C"], Float[Array, "B 1 C"], Float[Array, "B 1 C"]]:
+        """The normalised window, its mean and its deviation. No gradient goes through the statistics."""
+        mean = jax.lax.stop_gradient(jnp.mean(x, axis=1, keepdims=True))
+        variance = jax.lax.stop_gradient(jnp.var(x, axis=1, keepdims=True))
+        std = jnp.sqrt(variance + VARIANCE_EPSILON)
+        return (x - mean) / std - self.cycle_rows(phase, 0, x.shape[1]), mean, std
+
+    def undo(
+        self,
+        y: Float[Array, "B S C"],
+        mean: Float[Array, "B 1 C"],
+        std: Float[Array, "B 1 C"],
+        phase: Int[Array, "B"],
+        lookback: int,
+    ) -> Float[Array, "B S C"]:
+        """Back to the series' scale, for the rows that follow the look-back."""
+        return (y + self.cycle_rows(phase, lookback, y.shape[1])) * std + mean
+
+
+class Forecaster(nnx.Module):
+    """Forecasts all variates of a standardised window.
+
+    Example:
+        >>> model = Forecaster(ForecasterConfig(variates=7, horizon=192, season=24), rngs=nnx.Rngs(0))
+        >>> y = model(x, phase)             # x [B, 96, 7], phase [B] -> y [B, 192, 7]
+    """
+
+    def __init__(self, config: ForecasterConfig, *, rngs: nnx.Rngs):
+        """Makes the parameters.
+
+        Args:
+            config: the forecaster's configuration.
+            rngs: source of the initial parameters.
+        """
+        self.config = config
+        blocks, dim, tokens = config.block_config(), config.dim, config.tokens
+        self.window_norm = WindowNorm(config.season, config.variates, rngs=rngs)
+        self.linear = nnx.Linear(
+            config.lookback,
+            config.horizon,
+            kernel_init=nnx.initializers.constant(1 / config.lookback),
+            rngs=rngs,
+        )
+        self.embed = nnx.Linear(config.token_rows, dim, rngs=rngs)
+        # Variates have no order that all series share; patches have one.
+        self.position = (
+            nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, dim), jnp.float32))
+            if config.embedding == "patches"
+            else None
+        )
+        self.blocks = nnx.List([Block(blocks, rngs=rngs) for _ in range(config.num_layers)])
+        self.backward_blocks = nnx.List(
+            [Block(blocks, rngs=rngs) for _ in range(config.num_layers * config.bidirectional)]
+        )
+        self.norm = RMSNorm(dim, rngs=rngs)
+        features = dim if config.embedding == "variates" else tokens * dim
+        self.head = nnx.Linear(
+            features,
+            config.horizon,
+            kernel_init=nnx.initializers.variance_scaling(
+                HEAD_SCALE**2, "fan_in", "truncated_normal"
+            ),
+            rngs=rngs,
+        )
+
+    def init_state(self, series: int) -> tuple[Any, ...]:
+        """The memories before the first patch of a stream: one state per block.
+
+        Args:
+            series: streams times variates.
+
+        Raises:
+            ValueError: if the tokens are no stream: variates, or patches read in both directions.
+        """
+        self._require_stream()
+        return tuple(block.init_state(series, None) for block in self.blocks)
+
+    def __call__(
+        self,
+        x: Float[Array, "B L C"],
+        phase: Int[Array, "B"],
+        *,
+        state: tuple[Any, ...] | None = None,
+        freeze_memory: bool = False,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "B S C"]:
+        """Forecasts the rows that follow a window.
+
+        Args:
+            x: windows of the standardised series.
+            phase: row of the cycle at each window's first row.
+            state: memories after the patches before the window, from `read`; None for the learned start.
+            freeze_memory: read the memory without writing, in the window as well.
+            key: for dropout; None in use.
+
+        Returns:
+            The forecasts.
+
+        Raises:
+            ValueError: for a shape that does not fit.
+        """
+        config = self.config
+        if x.ndim != 3 or x.shape[1:] != (config.lookback, config.variates):
+            raise ValueError(
+                f"x must be [B, lookback, variates] = [B, {config.lookback}, {config.variates}], "
+                f"got shape {x.shape}"
+            )
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        normal, mean, std = self.window_norm(x, phase)
+        normal = jnp.swapaxes(normal, 1, 2)  # [B, C, L]
+        z = self._mix(dropout(self._tokens(normal), config.dropout, keys[0]), state, freeze_memory)
+        z = self.norm(z).reshape(*normal.shape[:2], -1)
+        y = self.linear(normal) + self.head(dropout(z, config.dropout, keys[1]))
+        return self.window_norm.undo(jnp.swapaxes(y, 1, 2), mean, std, phase, config.lookback)
+
+    def read(
+        self,
+        x: Float[Array, "B L C"],
+        phase: Int[Array, "B"],
+        state: tuple[Any, ...],
+        *,
+        freeze_memory: bool = False,
+    ) -> tuple[Any, ...]:
+        """Writes a window's first patch into the memories of a stream.
+
+        Called for the windows at rows t, t + stride, t + 2 stride, .. it gives the state with which the window
+        after them is to be forecast. Every patch is normalised by the window that it opens, which ends before
+        the next window does: nothing of the future is seen.
+
+        Args:
+            x: windows of the standardised series, one per stream.
+            phase: row of the cycle at each window's first row.
+            state: memories after the patches before, from `init_state` or an earlier call.
+            freeze_memory: move on without learning.
+        """
+        self._require_stream()
+        normal, _, _ = self.window_norm(x, phase)
+        tokens = self._tokens(jnp.swapaxes(normal, 1, 2))[:, :1]
+        after = []
+        for block, block_state in zip(self.blocks, state, strict=True):
+            tokens, block_state = block(tokens, block_state, freeze_memory=freeze_memory)
+            after.append(block_state)
+        return tuple(after)
+
+    def _require_stream(self) -> None:
+        config = self.config
+        if config.embedding != "patches" or config.bidirectional:
+            raise ValueError(
+                "a stream needs embedding='patches' and bidirectional=False, got "
+                f"embedding={config.embedding!r}, bidirectional={config.bidirectional}"
+            )
+
+    def _tokens(self, normal: Float[Array, "B C L"]) -> Float[Array, "N T D"]:
+        """Sequences of embedded tokens: one per window and variate, or one per window."""
+        config = self.config
+        if config.embedding == "variates":
+            return self.embed(normal)
+        starts = range(0, config.lookback - config.patch + 1, config.stride)
+        patches = jnp.stack([normal[..., s : s + config.patch] for s in starts], axis=2)
+        tokens = self.embed(patches) + self.position[...]  # type: ignore[index]
+        return tokens.reshape(-1, *tokens.shape[2:])
+
+    def _mix(self, z: Float[Array, "N T D"], state: Any, freeze: bool) -> Float[Array, "N T D"]:
+        # A transformer has no memory to freeze, and no such argument.
+        forward = _run(self.blocks, z, state, freeze)
+        if not self.backward_blocks:
+            return forward
+        backward = _run(self.backward_blocks, z[:, ::-1], None, freeze)
+        return forward + backward[:, ::-1] - z  # each has z itself in its residual stream
+
+
+def _run(blocks: nnx.List, z: Array, state: Any, freeze: bool) -> Array:
+    for index, block in enumerate(blocks):
+        z, _ = block(z, None if state is None else state[index], freeze_memory=freeze)
+    return z
