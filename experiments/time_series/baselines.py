@@ -27,7 +27,7 @@ def torch_linear(fan_in: int, fan_out: int, rngs: nnx.Rngs) -> nnx.Linear:
     """A linear map with the initial values that the published results had: uniform in 1 / sqrt(fan in)."""
     bound = fan_in**-0.5
 
-    def initial(key, shape, dtype=jnp.float32, **_: Any):
+    def initial(key: jax.Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return nnx.Linear(fan_in, fan_out, kernel_init=initial, bias_init=initial, rngs=rngs)

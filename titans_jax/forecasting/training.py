@@ -42,6 +42,9 @@ class TrainingConfig:
         weight_decay: of AdamW.
         clip: largest norm of a step's gradient.
         average: decay of the moving average of the parameters per step; 0 for none.
+        context: patches that the memory reads before the look-back of every training window, for a forecaster that
+            is to go on learning over a stream (streaming.py); 0 for the protocol, whose forecasts see the
+            look-back alone. Validation sees the look-back alone in either case.
     """
 
     loss: Loss = "mae"
@@ -54,6 +57,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     average: float = 0.99
+    context: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "steps_per_epoch", "patience"):
@@ -63,6 +67,7 @@ class TrainingConfig:
             require(value in choices, name, value, f"one of {choices}")
         for name in ("learning_rate", "clip"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        require(is_count(self.context, 0), "context", self.context, "an integer, 0 for none")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(0 <= self.average < 1, "average", self.average, "in [0, 1)")
 
@@ -122,6 +127,8 @@ def train(
     """
     generator = np.random.default_rng(seed)
     graph, parameters = nnx.split(model)
+    if config.context:
+        train_starts = _with_context(model, config, train_starts)
     batch = min(config.batch_size, len(train_starts))
     steps = min(config.steps_per_epoch, len(train_starts) // batch)
     epoch, optimizer = _compiled_epoch(graph, config, lookback, horizon, steps)
@@ -215,7 +222,13 @@ def _compiled_epoch(
         rows = gather(series, starts, lookback + horizon)
 
         def loss(parameters: PyTree) -> Array:
-            forecast = nnx.merge(graph, parameters)(rows[:, :lookback], phase[starts], key=key)
+            model = nnx.merge(graph, parameters)
+            before = (
+                {"state": _read_context(model, config, series, phase, starts)}
+                if config.context
+                else {}
+            )
+            forecast = model(rows[:, :lookback], phase[starts], key=key, **before)
             return loss_of(forecast - rows[:, lookback:], config.loss)
 
         value, gradients = jax.value_and_grad(loss)(parameters)
@@ -234,6 +247,34 @@ def _compiled_epoch(
         return parameters, average, optimizer_state, jnp.mean(losses)
 
     return epoch, optimizer
+
+
+def _with_context(model: Any, config: TrainingConfig, starts: np.ndarray) -> np.ndarray:
+    """The windows that have rows enough before them."""
+    before = config.context * model.config.stride
+    kept = starts[starts >= before]
+    if not len(kept):
+        raise ValueError(
+            f"context={config.context} patches are {before} rows before a window, but the last training window "
+            f"starts at row {int(starts[-1])}: use a longer series or a smaller context"
+        )
+    return kept
+
+
+def _read_context(
+    model: Any,
+    config: TrainingConfig,
+    series: Float[Array, "T C"],
+    phase: Int[Array, "T"],
+    starts: Int[Array, "B"],
+) -> tuple[Any, ...]:
+    """The memories after the patches before each window."""
+    shape, stride = model.config, model.config.stride
+    offsets = stride * jnp.arange(-config.context, 0, dtype=jnp.int32)
+    first = starts[:, None] + offsets  # [B, N]
+    windows = gather(series, first.reshape(-1), shape.lookback)
+    windows = windows.reshape(*first.shape, *windows.shape[1:])
+    return model.read(windows, phase[first], model.init_state(len(starts) * shape.variates))
 
 
 @functools.lru_cache(maxsize=16)

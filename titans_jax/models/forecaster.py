@@ -273,31 +273,35 @@ class Forecaster(nnx.Module):
 
     def read(
         self,
-        x: Float[Array, "B L C"],
-        phase: Int[Array, "B"],
+        x: Float[Array, "B N L C"],
+        phase: Int[Array, "B N"],
         state: tuple[Any, ...],
         *,
         freeze_memory: bool = False,
     ) -> tuple[Any, ...]:
-        """Writes a window's first patch into the memories of a stream.
+        """Writes the first patches of windows, `stride` rows apart, into the memories of a stream.
 
-        Called for the windows at rows t, t + stride, t + 2 stride, .. it gives the state with which the window
-        after them is to be forecast. Every patch is normalised by the window that it opens, which ends before
-        the next window does: nothing of the future is seen.
+        After the windows at rows t, t + stride, .., t + (N - 1) stride it gives the state with which the window at
+        t + N stride is to be forecast. Every patch is normalised by the window that it opens, which ends before
+        that one does: nothing of the future is seen.
 
         Args:
-            x: windows of the standardised series, one per stream.
+            x: windows of the standardised series, in order.
             phase: row of the cycle at each window's first row.
             state: memories after the patches before, from `init_state` or an earlier call.
             freeze_memory: move on without learning.
         """
         self._require_stream()
-        normal, _, _ = self.window_norm(x, phase)
-        tokens = self._tokens(jnp.swapaxes(normal, 1, 2))[:, :1]
+        batch, count, _, variates = x.shape
+        windows = x.reshape(-1, *x.shape[2:])
+        normal, _, _ = self.window_norm(windows, phase.reshape(-1))
+        patches = self.embed(jnp.swapaxes(normal[:, : self.config.patch], 1, 2))
+        z = (patches + self.position[...][0]).reshape(batch, count, variates, -1)  # type: ignore[index]
+        z = jnp.swapaxes(z, 1, 2).reshape(batch * variates, count, -1)
         after = []
-        for block, block_state in zip(self.blocks, state, strict=True):
-            tokens, block_state = block(tokens, block_state, freeze_memory=freeze_memory)
-            after.append(block_state)
+        for block, before in zip(self.blocks, state, strict=True):
+            z, now = block(z, before, freeze_memory=freeze_memory)
+            after.append(now)
         return tuple(after)
 
     def _require_stream(self) -> None:
@@ -319,7 +323,6 @@ class Forecaster(nnx.Module):
         return tokens.reshape(-1, *tokens.shape[2:])
 
     def _mix(self, z: Float[Array, "N T D"], state: Any, freeze: bool) -> Float[Array, "N T D"]:
-        # A transformer has no memory to freeze, and no such argument.
         forward = _run(self.blocks, z, state, freeze)
         if not self.backward_blocks:
             return forward
