@@ -2,12 +2,12 @@
 
 The protocol of the standard loader, which every published number of this field follows:
 
-* ETT is split by rows, 12 / 4 / 4 months of 30 days; all others 70 / 10 / 20 %, each part rounded down and
+* ETT is split by rows, 12 / 4 / 4 months of 30 days; all others 70 / 10 / 20 %, training and test rounded down and
   validation given what is left.
 * Columns are standardised by the training rows. Errors are measured on standardised values.
 * A part's first window looks back into the part before it.
-* Rows are taken as they lie in the file. weather.csv, for one, has a date twice, a hole of 100 minutes, and 81 values of
-  -9999 that mean "missing": the published numbers have them in, so the ones here do too. A table given to
+* Rows are taken as they lie in the file. weather.csv, for one, has a date twice, a hole of 100 minutes, and 81 values
+  of -9999 that mean "missing": the published numbers have them in, so the ones here do too. A table given to
   `titans_jax.forecasting.TitansForecaster` gets no such pass.
 """
 

@@ -23,17 +23,29 @@ def test_arrays_have_no_dates():
     assert (series.columns, series.dates, series.values.shape) == (("0",), None, (5, 1))
 
 
+def spoil_dates(other, *rows):
+    """What replaces the dates of some rows of a table by `other(dates, row)`."""
+
+    def spoil(table):
+        dates = list(table["date"])
+        for row in rows:
+            dates[row] = other(dates, row)
+        table["date"] = dates
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda t: t.__setitem__("heat", t["heat"].where(t.index != 7)), r"'heat', row 7 .*is missing"),
         (lambda t: t.__setitem__("load", t["load"].where(t.index != 3, np.inf)), r"'load', row 3 .*infinite"),
         (lambda t: t.__setitem__("load", ["x" if i == 4 else "1" for i in t.index]), r"'load', row 4: 'x' is not"),
-        (lambda t: t.__setitem__("date", t["date"].where(t.index != 9, t["date"][8])), r"'date', row 9: .*row above's too"),
-        (lambda t: t.__setitem__("date", t["date"].where(t.index != 9, t["date"][2])), r"'date', row 9: .*before the row"),
-        (lambda t: t.__setitem__("date", [str(d) if i != 5 else "?" for i, d in enumerate(t["date"])]), r"'date', row 5: '\?'"),
-        (lambda t: t.__setitem__("date", t["date"].where(t.index < 6, t["date"] + pd.Timedelta("1h"))), r"'date', row 6: .*rows are missing"),
-        (lambda t: t.__setitem__("date", t["date"].where(t.index < 6, t["date"] + pd.Timedelta("1min"))), r"'date', row 6: .*no multiple"),
+        (spoil_dates(lambda d, i: d[i - 1], 9), r"'date', row 9: .*row above's too"),
+        (spoil_dates(lambda d, i: d[2], 9), r"'date', row 9: .*before the row"),
+        (spoil_dates(lambda d, i: "?", 5), r"'date', row 5: '\?'"),
+        (spoil_dates(lambda d, i: d[i] + pd.Timedelta("1h"), *range(6, 20)), r"'date', row 6: .*rows are missing"),
+        (spoil_dates(lambda d, i: d[i] + pd.Timedelta("1min"), *range(6, 20)), r"'date', row 6: .*no multiple"),
         (lambda t: t.__setattr__("columns", ["date", "load", "load"]), "'load' is there twice"),
     ],
 )  # fmt: skip
