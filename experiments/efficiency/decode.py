@@ -22,6 +22,7 @@ from pallas_kernels.fused_scan.jaxprs import called
 from titans_jax import Titans, preset
 from titans_jax.config import Variant
 from titans_jax.inference import GREEDY, generate, prefill
+from titans_jax.layers.cached_attention import decoding_state
 
 VARIANTS: tuple[Variant, ...] = ("lmm", "mac", "mag", "mal")
 #: Tokens of one measurement.
@@ -52,11 +53,18 @@ def main(argv: Sequence[str]) -> None:
 def token_matmuls(model: Titans) -> Iterator[Any]:
     """Every matmul equation of one token's program; those of the loop over layers once per layer."""
     graphdef, params = nnx.split(model)
-    state = jax.eval_shape(lambda: nnx.merge(graphdef, params).init_state(1))
+
+    def start() -> Any:
+        layers = nnx.merge(graphdef, params).init_state(1)
+        return jax.vmap(lambda state: decoding_state(state, model.config.rope_base))(layers)
+
+    state = jax.eval_shape(start)
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
 
     def step(params: Any, token: Any, state: Any) -> Any:
-        return nnx.merge(graphdef, params)(token, state)
+        model = nnx.merge(graphdef, params)
+        x, after = model.blocks(model.embed(token), state)
+        return model.logits(x), after
 
     jaxpr = jax.make_jaxpr(step)(params, token, state).jaxpr
     fixed = len(jax.tree.leaves(params))

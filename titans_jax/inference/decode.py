@@ -20,7 +20,8 @@ from jaxtyping import Int
 
 from titans_jax.config import is_count, require
 from titans_jax.inference.sampling import Sampling, choose
-from titans_jax.inference.stream import Stream, advance, beside, select
+from titans_jax.inference.stream import Stream, beside, select
+from titans_jax.layers.cached_attention import decoding_state, stream_state
 from titans_jax.models.language_model import Titans
 from titans_jax.typing import Array
 
@@ -207,39 +208,52 @@ class _TokenStep:
         self.model, self.freeze_memory = model, freeze_memory
         layers = model.config.num_layers
         self.unrolled = layers <= UNROLLED_LAYERS
+        self.rope_base = model.config.rope_base
         if self.unrolled:
             self.graph, stacked = nnx.split(model.layers)
             self.layers = [_entry(stacked, n) for n in range(layers)]
 
     def enter(self, stream: Stream) -> Stream:
-        """The stream as the loop carries it: states layer by layer."""
-        if not self.unrolled:
-            return stream
-        return stream._replace(state=[_entry(stream.state, n) for n in range(len(self.layers))])
+        """The stream as the loop carries it: caches as `decoding_state` has them, states layer by layer."""
+        state = jax.vmap(lambda layer: decoding_state(layer, self.rope_base))(stream.state)
+        if self.unrolled:
+            state = [_entry(state, n) for n in range(len(self.layers))]
+        return stream._replace(state=state)
 
     def leave(self, stream: Stream) -> Stream:
         """The inverse of `enter`."""
-        if not self.unrolled:
-            return stream
-        return stream._replace(state=jax.tree.map(lambda *leaves: jnp.stack(leaves), *stream.state))
+        state = stream.state
+        if self.unrolled:
+            state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
+        return stream._replace(state=jax.vmap(stream_state)(state))
 
     def __call__(self, stream: Stream, token: Int[Array, "B"]) -> Stream:
         """The stream, as the loop carries it, after one more token."""
-        if not self.unrolled:
-            options = {"freeze_memory": self.freeze_memory, "aligned": False}
-            return advance(self.model, stream, token[:, None], **options)[1]
         x, states = self.model.embed(token[:, None]), []
-        for layer, state in zip(self.layers, stream.state, strict=True):
-            block = nnx.merge(self.graph, layer)
-            x, state = block(x, state, freeze_memory=self.freeze_memory)
-            states.append(state)
+        if self.unrolled:
+            for layer, state in zip(self.layers, stream.state, strict=True):
+                block = nnx.merge(self.graph, layer)
+                x, state = block(x, state, freeze_memory=self.freeze_memory)
+                states.append(state)
+        else:
+            x, states = self.model.blocks(x, stream.state, freeze_memory=self.freeze_memory)
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
         seen = stream.seen.at[rows, token].set(True)
         return Stream(states, self.model.logits(x)[:, 0], seen, stream.length + 1)
 
     def select(self, active: Array, new: Stream, old: Stream) -> Stream:
         """`stream.select` for streams as the loop carries them."""
-        return select(active, new, old, state_axis=0 if self.unrolled else 1)
+        axis = 0 if self.unrolled else 1
+
+        def one(new: Array, old: Array) -> Array:
+            # A cache has an entry for each head of each sequence.
+            flags = jnp.repeat(active, new.shape[axis] // active.size)
+            shape = [1] * new.ndim
+            shape[axis] = -1
+            return jnp.where(flags.reshape(shape), new, old)
+
+        others = select(active, new._replace(state=()), old._replace(state=()))
+        return others._replace(state=jax.tree.map(one, new.state, old.state))
 
 
 def _entry(tree: Any, n: int) -> Any:

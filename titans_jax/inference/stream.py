@@ -199,7 +199,7 @@ def beside(params: Any, stream: Stream) -> Stream:
     return jax.device_put(stream, leaf.sharding) if leaf.committed else stream
 
 
-def select(active: Bool[Array, "B"], new: Stream, old: Stream, state_axis: int = 1) -> Stream:
+def select(active: Bool[Array, "B"], new: Stream, old: Stream) -> Stream:
     """The new stream of the sequences that are active, the old one of the others."""
 
     def along(axis):
@@ -210,7 +210,7 @@ def select(active: Bool[Array, "B"], new: Stream, old: Stream, state_axis: int =
 
         return one
 
-    state = jax.tree.map(along(state_axis), new.state, old.state)
+    state = jax.tree.map(along(1), new.state, old.state)
     return Stream(state, *jax.tree.map(along(0), tuple(new[1:]), tuple(old[1:])))
 
 

@@ -11,13 +11,12 @@ The window is banded (paper, Eq. 27 and 31): queries are cut into blocks of one 
 at its own block and the one before, and no T x T array exists.
 
 Many tokens at once are attended to by what JAX ships for the platform where it can: splash attention on
-a TPU (attention_tpu.py), cuDNN's on a GPU (attention_gpu.py). Those files say what they cannot do;
-that, decoding, and everything on a CPU is computed here.
+a TPU (attention_tpu.py), cuDNN's on a GPU (attention_gpu.py). Those files say what they cannot do; that, and
+everything on a CPU, is computed here. A loop that generates token by token has cached_attention.py.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -26,7 +25,6 @@ import jax.numpy as jnp
 from titans_jax.layers import attention_gpu, attention_tpu
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.layers.rotary import rotate
-from titans_jax.placement import free_axes
 from titans_jax.typing import Array, Bool, Float, Int
 
 # Finite, so that a query that sees no key (padding) stays finite in value and gradient.
@@ -48,6 +46,14 @@ class FullState(NamedTuple):
     values: Float[Array, "B S H K"]
     visible: Bool[Array, "B S"]
     length: Int[Array, "B"]
+
+
+class SegmentCache(NamedTuple):
+    """A running segment of MAC, C slots of what was recalled and C of its tokens. Keys are rotated by their slot."""
+
+    keys: Float[Array, "B H 2 C K"]
+    values: Float[Array, "B H 2 C K"]
+    visible: Bool[Array, "B C"]
 
 
 def attend(
@@ -78,8 +84,6 @@ def attend(
         return attention_gpu.attend(*arguments)
     dtype = statistics_dtype(q.dtype)
     scale = q.shape[-1] ** -0.5
-    if q.shape[-3] == 1 and math.prod(free_axes().values()) == 1:
-        return _attend_one(*arguments, dtype=dtype, scale=scale)
     scores = jnp.einsum(
         "...qhk,...shk->...hqs", rotated_q, rotated_keys, preferred_element_type=dtype
     )
@@ -90,48 +94,6 @@ def attend(
     size = prefix_keys.shape[0]
     out = jnp.einsum("...hqs,...shk->...qhk", weights[..., size:], values)
     return out + jnp.einsum("...hqp,phk->...qhk", weights[..., :size], prefix_values)
-
-
-def _attend_one(
-    q: Float[Array, "... 1 H K"],
-    rotated_q: Float[Array, "... 1 H K"],
-    rotated_keys: Float[Array, "... S H K"],
-    values: Float[Array, "... S H K"],
-    visible: Bool[Array, "... 1 S"],
-    prefix_keys: Float[Array, "P H K"],
-    prefix_values: Float[Array, "P H K"],
-    *,
-    dtype: jnp.dtype,
-    scale: float,
-) -> Float[Array, "... 1 H K"]:
-    """`attend` of one query: decoding.
-
-    A product by heads would first copy the cache to have its heads in front. Here each head's query is a row of all
-    heads' features, zero but in its own, and meets the cache as it lies: H times the arithmetic, and no copy.
-    """
-    heads, features = q.shape[-2:]
-    own = jnp.eye(heads, dtype=q.dtype)[..., None]  # [H H 1]
-
-    def spread(x):  # [... 1 H K] -> [... H HK]
-        return (x * own).reshape(*x.shape[:-3], heads, heads * features)
-
-    def flat(x):  # [... S H K] -> [... S HK]
-        return x.reshape(*x.shape[:-2], heads * features)
-
-    def product(left, right):
-        return jnp.einsum("...hn,...sn->...hs", left, right, preferred_element_type=dtype)
-
-    scores = jnp.where(
-        visible, product(spread(rotated_q), flat(rotated_keys)) * scale, HIDDEN_SCORE
-    )
-    prefix_scores = product(spread(q), flat(prefix_keys)) * scale
-    joint = jnp.concatenate([prefix_scores, scores], axis=-1)
-    weights = jax.nn.softmax(joint, axis=-1).astype(q.dtype)  # [... H P+S]
-    size = prefix_keys.shape[0]
-    out = jnp.einsum("...hs,...sn->...hn", weights[..., size:], flat(values))
-    out += jnp.einsum("...hs,...sn->...hn", weights[..., :size], flat(prefix_values))
-    out = out.reshape(*out.shape[:-1], heads, features)  # [... H H K]
-    return jnp.sum(out * own, axis=-2)[..., None, :, :]
 
 
 def init_window_state(
@@ -345,15 +307,12 @@ def full_attention(
 
 def segment_attention(
     q: Float[Array, "B Q H K"],
-    context_keys: Float[Array, "B S H K"],
-    context_values: Float[Array, "B S H K"],
-    keys: Float[Array, "B S H K"],
-    values: Float[Array, "B S H K"],
+    rotated_keys: Float[Array, "B 2 S H K"],
+    values: Float[Array, "B 2 S H K"],
     prefix_keys: Float[Array, "P H K"],
     prefix_values: Float[Array, "P H K"],
     *,
     query_position: Int[Array, "B Q"],
-    key_position: Int[Array, "B S"],
     visible: Bool[Array, "B Q S"],
     rope_base: float,
 ) -> Float[Array, "B Q H K"]:
@@ -364,14 +323,11 @@ def segment_attention(
 
     Args:
         q: queries, not rotated.
-        context_keys: keys of h, one for each token, not rotated.
-        context_values: values of h.
-        keys: keys of the tokens, not rotated.
-        values: values of the tokens.
+        rotated_keys: keys of h, one for each token, and keys of the tokens, rotated by position.
+        values: values of both.
         prefix_keys: keys of the persistent tokens.
         prefix_values: values of the persistent tokens.
         query_position: positions of the queries; only differences matter.
-        key_position: positions of the keys.
         visible: which token each query may see: its own segment's, up to itself. With as many queries as
             keys, token i is both query i and key i, and `visible[b, i, j]` is `j <= i and visible[b, j, j]`.
         rope_base: base of the rotary embedding.
@@ -379,37 +335,27 @@ def segment_attention(
     Returns:
         The attended values.
     """
-    rotated_keys = jnp.concatenate(
-        [rotate(context_keys, key_position, rope_base), rotate(keys, key_position, rope_base)],
-        axis=1,
-    )
+    batch, _, size, heads, features = rotated_keys.shape
+    keys, values = (x.reshape(batch, 2 * size, heads, features) for x in (rotated_keys, values))
     rotated_q = rotate(q, query_position, rope_base)
-    all_values = jnp.concatenate([context_values, values], axis=1)
     length = q.shape[1]
     past = attention_tpu.Past(length, length, copies=2)
-    if keys.shape[1] == length and attention_tpu.runs(q, past):
+    if size == length and attention_tpu.runs(q, past):
         valid = jnp.diagonal(visible, axis1=1, axis2=2)  # [B, Q]
         ids = jnp.where(valid, 0, attention_tpu.NOBODY).astype(jnp.int32)
         return attention_tpu.attend(
             q,
             rotated_q,
-            rotated_keys,
-            all_values,
+            keys,
+            values,
             prefix_keys,
             prefix_values,
             past=past,
             query_ids=ids,
             key_ids=jnp.concatenate([ids, ids], axis=1),
         )
-    return attend(
-        q,
-        rotated_q,
-        rotated_keys,
-        all_values,
-        jnp.concatenate([visible, visible], axis=-1),
-        prefix_keys,
-        prefix_values,
-    )
+    twice = jnp.concatenate([visible, visible], axis=-1)
+    return attend(q, rotated_q, keys, values, twice, prefix_keys, prefix_values)
 
 
 def _documents(

@@ -13,9 +13,18 @@ from titans_jax.layers.attention import (
     init_window_state,
     sliding_window_attention,
 )
+from titans_jax.layers.cached_attention import (
+    FullCache,
+    RingState,
+    full_cache_attention,
+    ring_attention,
+)
 from titans_jax.layers.linear import linear
 from titans_jax.placement import by_heads
 from titans_jax.typing import Array, Bool, Float
+
+#: The last two are those of a loop that generates tokens.
+AttentionState = WindowState | FullState | RingState | FullCache
 
 
 class AttentionProjections(nnx.Module):
@@ -104,18 +113,19 @@ class SelfAttention(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         prefix: Float[Array, "P D"],
-        state: WindowState | FullState | None = None,
+        state: AttentionState | None = None,
         *,
         mask: Bool[Array, "B T"] | None = None,
         reset: Bool[Array, "B T"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], WindowState | FullState]:
+    ) -> tuple[Float[Array, "B T D"], AttentionState]:
         """Attends, and merges the heads.
 
         Args:
             x: normalised activations.
             prefix: persistent tokens, normalised like `x`; P may be 0.
             state: state after the tokens before `x`; None at the start of a stream. A full attention's
-                state that comes from None has room for these tokens only.
+                state that comes from None has room for these tokens only. With a state of
+                cached_attention.py, x is one token that is visible and starts no document.
             mask: False where a token is padding.
             reset: True where a document starts.
 
@@ -130,7 +140,13 @@ class SelfAttention(nnx.Module):
         prefix_keys, prefix_values = self.projections.keys_values(prefix)
         arguments = (q, k, v, prefix_keys, prefix_values)
         rope_base = self.rope_base
-        if isinstance(state, FullState):
+        if isinstance(state, RingState | FullCache):
+            one = (q[:, 0], k[:, 0], v[:, 0], prefix_keys, prefix_values)
+            if isinstance(state, RingState):
+                out, state = ring_attention(*one, state, rope_base=rope_base)
+            else:
+                out, state = full_cache_attention(*one, state, rope_base=rope_base)
+        elif isinstance(state, FullState):
             out, state = full_attention(
                 *arguments, state, rope_base=rope_base, mask=mask, reset=reset
             )

@@ -131,6 +131,35 @@ class Titans(nnx.Module):
             The stream, before the final norm, and the state after these tokens.
         """
         self._check(tokens, state, mask, reset, freeze_memory)
+        return self.blocks(
+            self.embed(tokens),
+            state,
+            mask=mask,
+            reset=reset,
+            freeze_memory=freeze_memory,
+            aligned=aligned,
+        )
+
+    def blocks(
+        self,
+        x: Float[Array, "B T D"],
+        state: Any,
+        *,
+        mask: Bool[Array, "B T"] | None = None,
+        reset: Bool[Array, "B T"] | None = None,
+        freeze_memory: bool = False,
+        aligned: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """All blocks, one after the other. Nothing is checked: see `residual_stream`.
+
+        Args:
+            x: the residual stream, from `embed`.
+            state: as in `__call__`, or as a loop that generates tokens carries it (cached_attention.py).
+            mask: as in `__call__`, and likewise the others.
+            reset: likewise.
+            freeze_memory: likewise.
+            aligned: likewise.
+        """
         graph, parameters = nnx.split(self.layers)
 
         def layer(x: Array, scanned: tuple[Any, Any]) -> tuple[Array, Any]:
@@ -147,7 +176,7 @@ class Titans(nnx.Module):
 
         if self.config.remat:
             layer = jax.checkpoint(layer)
-        return jax.lax.scan(layer, self.embed(tokens), (parameters, state))
+        return jax.lax.scan(layer, x, (parameters, state))
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The residual stream before the first block."""

@@ -23,24 +23,23 @@ import jax.numpy as jnp
 from flax import nnx
 
 from titans_jax.config import TitansConfig
-from titans_jax.layers.attention import segment_attention
+from titans_jax.layers.attention import SegmentCache, segment_attention
+from titans_jax.layers.cached_attention import (
+    Cache,
+    attend_one,
+    put,
+    scores,
+    segment_cache,
+    segment_cache_back,
+)
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
+from titans_jax.layers.rotary import rotate
 from titans_jax.layers.self_attention import AttentionProjections
 from titans_jax.memory.layer import HeadProjection, NeuralMemory, NeuralMemoryState
 from titans_jax.models.combine import GatedCombination
 from titans_jax.placement import by_sequences
 from titans_jax.typing import Array, Bool, FastWeights, Float, Int
-
-
-class SegmentCache(NamedTuple):
-    """Tokens and what was recalled for them, one slot each; keys are not rotated."""
-
-    context_keys: Float[Array, "B C H K"]
-    context_values: Float[Array, "B C H K"]
-    keys: Float[Array, "B C H K"]
-    values: Float[Array, "B C H K"]
-    visible: Bool[Array, "B C"]
 
 
 class MACState(NamedTuple):
@@ -49,7 +48,7 @@ class MACState(NamedTuple):
     memory: NeuralMemoryState
     segment_weights: FastWeights  # the memory at the running segment's start, the latest if empty
     context_tail: Float[Array, "B w-1 D"]  # convolution tail of the context queries
-    cache: SegmentCache
+    cache: SegmentCache | Cache  # the latter in a loop that generates tokens
     offset: Int[Array, "B"]  # tokens already in the running segment, in [0, C)
 
 
@@ -94,13 +93,14 @@ class MemoryAsContext(nnx.Module):
         """The initial memory and an empty segment; `max_length` does not matter."""
         del max_length
         memory = self.memory.init_state(batch_size)
-        empty = jnp.zeros((batch_size, self.segment, *self.heads_shape), self.dtype)
+        heads, features = self.heads_shape
+        empty = jnp.zeros((batch_size, heads, 2, self.segment, features), self.dtype)
         visible = jnp.zeros((batch_size, self.segment), jnp.bool_)
         return MACState(
             memory=memory,
             segment_weights=memory.memory.weights,
             context_tail=self.context_query.init_tail(batch_size),
-            cache=SegmentCache(empty, empty, empty, empty, visible),
+            cache=SegmentCache(empty, empty, visible),
             offset=jnp.zeros((batch_size,), jnp.int32),
         )
 
@@ -178,13 +178,12 @@ class MemoryAsContext(nnx.Module):
         def segment(memory: NeuralMemoryState, piece: _Tokens) -> tuple[NeuralMemoryState, tuple]:
             size = piece.q.shape[1]
             weights = self._opening_weights(memory.memory.weights, _any(piece.reset))
-            context = self._recall(piece.context_q, weights)
-            cache = SegmentCache(*context, piece.k, piece.v, _valid(piece))
             position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size))
-            visible = _causal(position, position) & cache.visible[:, None, :]
-            attended = self._attend(piece.q, position, cache, position, visible)
+            keys_values = self._keys_values(piece, weights, position)
+            visible = _causal(position, position) & _valid(piece)[:, None, :]
+            attended = self._attend(piece.q, position, *keys_values, visible)
             remembered, memory = self._write(attended, memory, piece, freeze, aligned=True)
-            return memory, (attended, remembered, weights, cache)
+            return memory, (attended, remembered, weights, keys_values)
 
         def scanned(memory: NeuralMemoryState, piece: _Tokens) -> tuple[NeuralMemoryState, tuple]:
             memory, (attended, remembered, _, _) = segment(memory, piece)
@@ -196,17 +195,17 @@ class MemoryAsContext(nnx.Module):
             weights = memory.memory.weights
             return attended, remembered, state._replace(memory=memory, segment_weights=weights)
 
-        memory, (last_attended, last_remembered, weights, cache) = segment(
-            memory, _after(tokens, whole)
-        )
+        last = _after(tokens, whole)
+        memory, (last_attended, last_remembered, weights, keys_values) = segment(memory, last)
         missing = self.segment - (length - whole)
+        keys, values = (
+            jnp.pad(_heads_first(x), ((0, 0),) * 3 + ((0, missing), (0, 0))).astype(self.dtype)
+            for x in keys_values
+        )
         state = state._replace(
             memory=memory,
             segment_weights=weights,
-            cache=jax.tree.map(
-                lambda leaf: jnp.pad(leaf, ((0, 0), (0, missing)) + ((0, 0),) * (leaf.ndim - 2)),
-                cache,
-            ),
+            cache=SegmentCache(keys, values, jnp.pad(_valid(last), ((0, 0), (0, missing)))),
             offset=jnp.full((batch,), length - whole, jnp.int32),
         )
         attended = jnp.concatenate([attended, last_attended], axis=1)
@@ -219,6 +218,8 @@ class MemoryAsContext(nnx.Module):
         """Tokens that continue streams: frames of a segment's length, wherever segments begin."""
         length = tokens.q.shape[1]
         whole = length // self.segment * self.segment
+        if whole == 0:
+            return self._advance(tokens, state, freeze)
 
         def scanned(state: MACState, piece: _Tokens) -> tuple[MACState, tuple[Array, Array]]:
             attended, remembered, state = self._advance(piece, state, freeze)
@@ -244,57 +245,58 @@ class MemoryAsContext(nnx.Module):
         size = piece.q.shape[1]
         if size == 1:
             return self._single(piece, state, freeze)
-        slot = jnp.arange(self.segment, dtype=jnp.int32)
+        cache = state.cache
+        assert isinstance(cache, SegmentCache), "only single tokens are generated"
         position = state.offset[:, None] + jnp.arange(size, dtype=jnp.int32)  # [B, Q]
         later = position >= self.segment  # in the next segment
-        valid = _valid(piece)
+        slots = position % self.segment
         # Keys: the slots of the running segment, then these tokens.
-        old_visible = ~later[:, :, None] & state.cache.visible[:, None, :]
+        old_visible = ~later[:, :, None] & cache.visible[:, None, :]
         new_visible = (
             _causal(position, position)
             & (later[:, :, None] == later[:, None, :])
-            & valid[:, None, :]
+            & _valid(piece)[:, None, :]
         )
         visible = jnp.concatenate([old_visible, new_visible], axis=-1)  # [B, Q, C+Q]
-        old_position = jnp.broadcast_to(slot, state.cache.visible.shape)
-        key_position = jnp.concatenate([old_position, position], axis=1)
 
-        def attend(context: tuple[Array, Array]) -> tuple[Array, SegmentCache]:
-            new = SegmentCache(*context, piece.k, piece.v, valid)
-            keys: SegmentCache = jax.tree.map(
-                lambda old, new: jnp.concatenate([old.astype(new.dtype), new], axis=1),
-                state.cache,
-                new,
+        def attend(new: tuple[Array, Array]) -> Array:
+            keys, values = (
+                jnp.concatenate([_tokens_first(old).astype(x.dtype), x], axis=2)
+                for old, x in zip(cache[:2], new, strict=True)
             )
-            return self._attend(piece.q, position, keys, key_position, visible), new
+            return self._attend(piece.q, slots, keys, values, visible)
 
         now = _within(piece.reset, ~later)
         weights = self._opening_weights(state.segment_weights, _any(now))
-        context = self._recall(piece.context_q, weights)
+        new = self._keys_values(piece, weights, slots)
 
         def write_running_segment() -> FastWeights:
-            running = piece._replace(mask=valid & ~later, reset=now)
-            _, memory = self._write(attend(context)[0], state.memory, running, freeze)
+            running = piece._replace(mask=_valid(piece) & ~later, reset=now)
+            _, memory = self._write(attend(new), state.memory, running, freeze)
             return memory.memory.weights
 
         next_weights = jax.lax.cond(jnp.any(later), write_running_segment, lambda: weights)
         next_weights = self._opening_weights(next_weights, _any(_within(piece.reset, later)))
-        next_context = self._recall(piece.context_q, next_weights)
-        context = jax.tree.map(
-            lambda a, b: jnp.where(later[..., None, None], a, b), next_context, context
+        next_new = self._keys_values(piece, next_weights, slots)
+        new = jax.tree.map(
+            lambda a, b: jnp.where(later[:, None, :, None, None], a, b), next_new, new
         )
-        attended, new = attend(context)
+        attended = attend(new)
         remembered, memory = self._write(attended, state.memory, piece, freeze)
 
         end = state.offset + size
         segments = end // self.segment  # 0 or 1: segments completed
         kept = position // self.segment == segments[:, None]
-        place = jnp.where(kept, position % self.segment, self.segment)  # outside: dropped
+        place = jnp.where(kept, slots, self.segment)  # outside: dropped
         rows = jnp.arange(place.shape[0], dtype=jnp.int32)[:, None]
-        held = state.cache._replace(visible=state.cache.visible & (segments == 0)[:, None])
-        cache: SegmentCache = jax.tree.map(
-            lambda old, new: old.at[rows, place].set(new.astype(old.dtype), mode="drop"), held, new
+        keys, values = (
+            old.at[rows, :, :, place].set(
+                jnp.transpose(x, (0, 2, 3, 1, 4)).astype(old.dtype), mode="drop"
+            )
+            for old, x in zip(cache[:2], new, strict=True)
         )
+        held = cache.visible & (segments == 0)[:, None]
+        cache = SegmentCache(keys, values, held.at[rows, place].set(_valid(piece), mode="drop"))
         segment_weights = jax.tree.map(
             lambda running, following, latest: _where(
                 end == self.segment, latest, _where(segments == 0, running, following)
@@ -313,19 +315,17 @@ class MemoryAsContext(nnx.Module):
         self, piece: _Tokens, state: MACState, freeze: bool
     ) -> tuple[Array, Array, MACState]:
         """`_advance` of one token, which lies in the running segment: it is cached first, then attends to the cache."""
-        batch = piece.q.shape[0]
+        generating = isinstance(state.cache, Cache)
+        cache = state.cache if isinstance(state.cache, Cache) else segment_cache(state.cache)
         weights = self._opening_weights(state.segment_weights, _any(piece.reset))
-        new = SegmentCache(*self._recall(piece.context_q, weights), piece.k, piece.v, _valid(piece))
-        rows = jnp.arange(batch, dtype=jnp.int32)
-        cache: SegmentCache = jax.tree.map(
-            lambda old, new: old.at[rows, state.offset].set(new[:, 0].astype(old.dtype)),
-            state.cache,
-            new,
-        )
-        slots = jnp.broadcast_to(jnp.arange(self.segment, dtype=jnp.int32), (batch, self.segment))
-        attended = self._attend(
-            piece.q, state.offset[:, None], cache, slots, cache.visible[:, None, :]
-        )
+        slot = state.offset[:, None]  # [B 1]
+        keys, values = (x[:, :, 0] for x in self._keys_values(piece, weights, slot))  # [B 2 H K]
+        places = jnp.concatenate([slot, slot + self.segment], axis=1)
+        cache = put(cache, places, keys, values, jnp.tile(_valid(piece), (1, 2)))
+        rotated_q = rotate(piece.q, slot, self.rope_base)[:, 0]
+        attended = attend_one(
+            piece.q[:, 0], scores(rotated_q, cache), cache, *self._prefix()
+        ).reshape(slot.shape[0], 1, -1)
         remembered, memory = self._write(attended, state.memory, piece, freeze)
         end = (state.offset + 1) % self.segment
         opens = end == 0  # the next segment
@@ -337,39 +337,45 @@ class MemoryAsContext(nnx.Module):
             lambda: weights,
         )
         cache = cache._replace(visible=cache.visible & ~opens[:, None])
+        kept = cache if generating else segment_cache_back(cache)
         return (
             attended,
             remembered,
-            MACState(memory, segment_weights, state.context_tail, cache, end),
+            MACState(memory, segment_weights, state.context_tail, kept, end),
         )
 
-    def _recall(
-        self, context_q: Float[Array, "B Q H K"], weights: FastWeights
-    ) -> tuple[Float[Array, "B Q H K"], Float[Array, "B Q H K"]]:
-        """Keys and values of h: the memory is read, and not written (Eq. 21)."""
-        h = self.memory.read(context_q, weights)
+    def _keys_values(
+        self, piece: _Tokens, weights: FastWeights, slots: Int[Array, "B Q"]
+    ) -> tuple[Float[Array, "B 2 Q H K"], Float[Array, "B 2 Q H K"]]:
+        """Keys, rotated by their slots, and values, of h and of the tokens: h is read from the memory (Eq. 21)."""
+        h = self.memory.read(piece.context_q, weights)
         h = by_sequences(self.context_norm(h.reshape(*h.shape[:2], -1)))
-        return self.projections.keys_values(h)
+        context_keys, context_values = self.projections.keys_values(h)
+        keys = jnp.stack(
+            [rotate(context_keys, slots, self.rope_base), rotate(piece.k, slots, self.rope_base)],
+            axis=1,
+        )
+        return keys, jnp.stack([context_values, piece.v], axis=1)
+
+    def _prefix(self) -> tuple[Float[Array, "P H K"], Float[Array, "P H K"]]:
+        """Keys and values of the persistent tokens."""
+        return self.projections.keys_values(self.norm(self.persistent()))
 
     def _attend(
         self,
         q: Float[Array, "B Q H K"],
-        query_position: Int[Array, "B Q"],
-        keys: SegmentCache,
-        key_position: Int[Array, "B S"],
+        position: Int[Array, "B Q"],
+        keys: Float[Array, "B 2 S H K"],
+        values: Float[Array, "B 2 S H K"],
         visible: Bool[Array, "B Q S"],
     ) -> Float[Array, "B Q D"]:
         """y of Eq. 23, heads merged."""
-        prefix = self.projections.keys_values(self.norm(self.persistent()))
         out = segment_attention(
             q,
-            keys.context_keys,
-            keys.context_values,
-            keys.keys,
-            keys.values,
-            *prefix,
-            query_position=query_position,
-            key_position=key_position,
+            keys,
+            values,
+            *self._prefix(),
+            query_position=position,
             visible=visible,
             rope_base=self.rope_base,
         )
@@ -441,6 +447,14 @@ def _unframe(x: Float[Array, "n B Q D"]) -> Float[Array, "B nQ D"]:
 
 def _after(tokens: _Tokens, whole: int) -> _Tokens:
     return jax.tree.map(lambda leaf: leaf[:, whole:], tokens)
+
+
+def _heads_first(x: Float[Array, "B 2 S H K"]) -> Float[Array, "B H 2 S K"]:
+    return jnp.moveaxis(x, 3, 1)
+
+
+def _tokens_first(x: Float[Array, "B H 2 S K"]) -> Float[Array, "B 2 S H K"]:
+    return jnp.moveaxis(x, 1, 3)
 
 
 def _where(flags: Bool[Array, "B"], true: Array, false: Array) -> Array:

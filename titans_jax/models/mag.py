@@ -10,10 +10,9 @@ from typing import NamedTuple
 from flax import nnx
 
 from titans_jax.config import TitansConfig
-from titans_jax.layers.attention import FullState, WindowState
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
-from titans_jax.layers.self_attention import SelfAttention
+from titans_jax.layers.self_attention import AttentionState, SelfAttention
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
 from titans_jax.models.combine import GatedCombination
 from titans_jax.typing import Array, Bool, Float
@@ -23,7 +22,7 @@ class MAGState(NamedTuple):
     """State of one layer's stream."""
 
     memory: NeuralMemoryState
-    attention: WindowState | FullState
+    attention: AttentionState
 
 
 class MemoryAsGate(nnx.Module):

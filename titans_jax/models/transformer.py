@@ -12,7 +12,7 @@ from titans_jax.layers.attention import FullState, WindowState
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
-from titans_jax.layers.self_attention import SelfAttention
+from titans_jax.layers.self_attention import AttentionState, SelfAttention
 from titans_jax.typing import Array, Bool, Float
 
 
@@ -41,11 +41,11 @@ class TransformerAttention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: WindowState | FullState | None = None,
+        state: AttentionState | None = None,
         *,
         mask: Bool[Array, "B T"] | None = None,
         reset: Bool[Array, "B T"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], WindowState | FullState]:
+    ) -> tuple[Float[Array, "B T D"], AttentionState]:
         """Adds the attention's outputs to the residual stream.
 
         Args:

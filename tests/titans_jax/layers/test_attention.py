@@ -17,6 +17,7 @@ from titans_jax.layers.attention import (
     segment_attention,
     sliding_window_attention,
 )
+from titans_jax.layers.rotary import rotate
 
 BATCH, HEADS, HEAD_DIM, BASE = 2, 2, 4, 100.0
 WINDOW = 5
@@ -124,14 +125,11 @@ def test_segment_attention_equals_the_full_score_matrix():
     visible = (position <= query_position[:, None]) & mask[:, None, :]
     out = segmented(
         q,
-        context_keys,
-        context_values,
-        k,
-        v,
+        rotate(jnp.stack([context_keys, k], axis=1), jnp.asarray(position + 40), BASE),
+        jnp.stack([context_values, v], axis=1),
         prefix_keys,
         prefix_values,
         query_position=jnp.broadcast_to(query_position + 40, (BATCH, slots - offset)),
-        key_position=jnp.broadcast_to(position + 40, (BATCH, slots)),
         visible=jnp.asarray(visible),
     )
     # h_j has token j's position and token j's visibility.
@@ -155,21 +153,22 @@ def test_segment_attention_equals_the_full_score_matrix():
     assert_close(out, reference, OUTPUT_F64)
 
 
-@pytest.mark.parametrize("source", range(4), ids=["h keys", "h values", "keys", "values"])
+@pytest.mark.parametrize("source", range(4), ids=["h keys", "keys", "h values", "values"])
 def test_in_a_segment_neither_token_nor_recall_is_seen_early(source):
     slots, changed = 6, 3
     q, k, v, *prefix = random_inputs(slots)
     context_keys, context_values, *_ = random_inputs(slots, seed=7)
     position = jnp.broadcast_to(jnp.arange(slots), (BATCH, slots))
-    flags = {
-        "query_position": position,
-        "key_position": position,
-        "visible": position[:, None, :] <= position[:, :, None],
-    }
-    sources = [context_keys, context_values, k, v]
-    before = segmented(q, *sources, *prefix, **flags)
+    flags = {"query_position": position, "visible": position[:, None, :] <= position[:, :, None]}
+    sources = [context_keys, k, context_values, v]
+
+    def attended():
+        keys, values = (jnp.stack(sources[i : i + 2], axis=1) for i in (0, 2))
+        return segmented(q, rotate(keys, position[:, None], BASE), values, *prefix, **flags)
+
+    before = attended()
     sources[source] = sources[source].at[:, changed].add(1)
-    after = segmented(q, *sources, *prefix, **flags)
+    after = attended()
     np.testing.assert_array_equal(after[:, :changed], before[:, :changed])
     assert (after[:, changed:] != before[:, changed:]).all()
 

@@ -20,6 +20,7 @@ from titans_jax.layers.attention import (
     segment_attention,
     sliding_window_attention,
 )
+from titans_jax.layers.rotary import rotate
 from titans_jax.placement import target_platform
 
 BATCH, HEADS, HEAD_DIM, BASE = 2, 1, 128, 1e4
@@ -87,9 +88,11 @@ def segment(inputs, mask, reset):
     length = q.shape[1]
     place = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (BATCH, length))
     visible = (place[:, None, :] <= place[:, :, None]) & mask[:, None, :]
-    flags = {"query_position": place, "key_position": place, "visible": visible}
-    context, prefix = rest[:2], rest[2:]
-    return segment_attention(q, *context, k, v, *prefix, rope_base=BASE, **flags), ()
+    context_keys, context_values, *prefix = rest
+    keys = rotate(jnp.stack([context_keys, k], axis=1), place[:, None], BASE)
+    values = jnp.stack([context_values, v], axis=1)
+    flags = {"query_position": place, "visible": visible}
+    return segment_attention(q, keys, values, *prefix, rope_base=BASE, **flags), ()
 
 
 def outputs_and_gradients(kind, inputs):

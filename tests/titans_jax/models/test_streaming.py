@@ -67,14 +67,9 @@ def seen(state):
     """The state with what no token can see set to zero: free slots of MAC's segment cache."""
     if not hasattr(state, "cache"):
         return state
-    visible = state.cache.visible
-    cache = jax.tree.map(
-        lambda leaf: jnp.where(
-            visible.reshape(visible.shape + (1,) * (leaf.ndim - visible.ndim)), leaf, 0
-        ),
-        state.cache,
-    )
-    return state._replace(cache=cache)
+    keys, values, visible = state.cache  # [L B H 2 C K], [L B C]
+    keys, values = (jnp.where(visible[:, :, None, None, :, None], x, 0) for x in (keys, values))
+    return state._replace(cache=state.cache._replace(keys=keys, values=values))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
