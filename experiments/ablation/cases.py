@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.language_modeling.models import same_size
 from titans_jax import TitansConfig
 from titans_jax.config import require
+from titans_jax.matching import match_parameters
 
 #: The paper's five components, without which Table 5 says a model is worse.
 COMPONENTS = (
@@ -65,4 +65,4 @@ def make_cases(
     for chunk in chunks:
         if chunk != base.memory.chunk:
             changed[f"chunk {chunk}"] = _memory(chunk=chunk)(base)
-    return {name: same_size(model, base) for name, model in changed.items()}
+    return {name: match_parameters(model, base) for name, model in changed.items()}

@@ -33,7 +33,7 @@ class BabilongConfig:
       study: see StudyConfig.
     """
 
-    models: tuple[str, ...] = ("mac", "lmm", "transformer_window")
+    models: tuple[str, ...] = ("mac", "lmm", "mamba2", "gated_deltanet", "transformer_window")
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     stories: str = "babi"
     tasks: tuple[int, ...] = (1, 2, 3)

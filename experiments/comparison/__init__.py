@@ -7,11 +7,12 @@ every model with the first seed, takes each model's best, and trains it with the
     from experiments.comparison import StudyConfig, run_study
 
     models = {"lmm": TitansConfig(...), "transformer": TitansConfig(...)}    # of equal size: else refused
-    results = run_study(task, models, StudyConfig(steps=500), workdir)
+    results = {"command": "python -m ...", "study": run_study(task, models, StudyConfig(steps=500), workdir)}
 
 A killed study is started again with the same command: finished trials are read, the running one goes on from its
-checkpoint. `results` is what becomes the results JSON; `experiments.comparison.report` makes tables of it, and
-`write_results` the three files of an experiment. An experiment's command uses `experiments.comparison.command`.
+checkpoint. `results` is what becomes the results JSON: `write_results(results, output, markdown, plot)` writes the
+three files of an experiment, whose page and picture are made of `experiments.comparison.report`'s tables. An
+experiment's command uses `experiments.comparison.command`.
 """
 
 from experiments.comparison.config import StudyConfig

@@ -13,12 +13,12 @@ from experiments.comparison.task import SELECTION, Task
 from experiments.comparison.trial import (
     Trial,
     check_folder,
-    count_parameters,
     read_record,
     run_trial,
 )
 from experiments.training.processes import say
 from titans_jax import TitansConfig
+from titans_jax.matching import count_parameters
 
 
 def run_study(

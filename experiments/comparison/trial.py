@@ -15,6 +15,7 @@ import functools
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +32,9 @@ from experiments.comparison.task import SELECTION, Task
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
-from experiments.training.step import init_params, make_train_step, split_model
+from experiments.training.step import make_init, make_train_step, split_model
 from titans_jax import TitansConfig
+from titans_jax.matching import count_parameters
 
 RECORD = "record.json"
 CHECKPOINTS = "checkpoints"
@@ -141,11 +143,6 @@ def run_trial(trial: Trial, task: Task, workdir: Path) -> dict[str, Any]:
     return record
 
 
-def count_parameters(model: TitansConfig) -> int:
-    """Returns the number of a model's parameters; allocates nothing."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(split_model(model)[1]))
-
-
 def write_json(path: Path, content: Any) -> None:
     """Replaces a file at once, so that an interruption never leaves half of it."""
     new = path.with_name(path.name + ".new")
@@ -159,19 +156,26 @@ class _Trained(NamedTuple):
     seconds: float
 
 
+class _Compiled(NamedTuple):
+    init: Callable[[int], Any]
+    optimizer: optax.GradientTransformation  # its rate is `opt_state[1].hyperparams["step_size"]`
+    step: Any
+
+
 @functools.cache
-def _compiled(model: TitansConfig, optimizer: OptimizerConfig, steps: int) -> tuple[Any, Any]:
-    """The optimizer, whose rate is `opt_state[1].hyperparams["step_size"]`, and the step that uses it."""
+def _compiled(model: TitansConfig, optimizer: OptimizerConfig, steps: int) -> _Compiled:
+    """What all trials of a model share; each part compiles at its first call."""
     unit = make_optimizer(dataclasses.replace(optimizer, learning_rate=1.0), steps)
     scaled = optax.chain(unit, optax.inject_hyperparams(optax.scale)(step_size=1.0))
-    return scaled, make_train_step(split_model(model)[0], scaled, accumulation=1)
+    step = make_train_step(split_model(model)[0], scaled, accumulation=1)
+    return _Compiled(make_init(model), scaled, step)
 
 
 def _train(trial: Trial, task: Task, folder: Path) -> _Trained:
     study = trial.study
     base = dataclasses.replace(study.optimizer, learning_rate=1.0)
-    optimizer, step_function = _compiled(trial.model, base, study.steps)
-    params = init_params(trial.model, trial.seed)
+    init, optimizer, step_function = _compiled(trial.model, base, study.steps)
+    params = init(trial.seed)
     opt_state = optimizer.init(params)
     opt_state[1].hyperparams["step_size"] = jax.numpy.float32(trial.learning_rate)
     batches = iter(

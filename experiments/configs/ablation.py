@@ -42,7 +42,8 @@ def get_config(size: str = "small") -> ConfigDict:
     config = AblationConfig(
         cases=tuple(CHANGES),
         chunks=(1, 8, 128, 512),
-        model=preset("tiny", "lmm", memory=memory),
+        # Wide enough that MAC is made equal by the width, not by a layer less.
+        model=preset("tiny", "lmm", memory=memory, feed_forward=432),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
         study=study,
         recall_study=dataclasses.replace(study, steps=300, learning_rates=(4e-3, 8e-3)),

@@ -30,7 +30,8 @@ def get_config(size: str = "small") -> ConfigDict:
     if size == "small":
         config = LanguageModelingConfig(
             models=NAMES,
-            model=preset("tiny", "lmm"),
+            # The largest mixer: the others keep its layers, and are wider.
+            model=preset("tiny", "mac"),
             text=TextConfig(valid_fraction=0.005),
             study=StudyConfig(
                 steps=300, learning_rates=(1e-3, 2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER

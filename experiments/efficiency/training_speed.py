@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.comparison.trial import count_parameters
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
 from experiments.training.step import init_params, make_train_step, split_model
 from titans_jax import TitansConfig
+from titans_jax.matching import count_parameters
 
 
 def measure(model: TitansConfig, batch_size: int, length: int, repeats: int) -> dict[str, Any]:

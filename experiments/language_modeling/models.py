@@ -1,17 +1,18 @@
 """The models of a comparison, by name, all of equal size.
 
 A name is a variant of `TitansConfig`, or "transformer_window" for a Transformer++ whose attention sees as far as that
-of the hybrids; "transformer" has full attention. All share width, layers and heads with one base; the width of the
-feed-forward layers makes up for mixers of different size.
+of the hybrids; "transformer" has full attention. All share the model dimension with one base; the feed-forward width,
+and where that does not suffice the layers, make up for mixers of different size (titans_jax/matching.py).
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from experiments.comparison.trial import count_parameters
 from titans_jax import TitansConfig
-from titans_jax.config import Variant, require
+from titans_jax.config import MEMORY_VARIANTS, Variant, require
+from titans_jax.matching import match_parameters
+from titans_jax.presets import HEAD_DIM, RECURRENT_HEAD_DIM
 
 WINDOWED = "transformer_window"
 NAMES: tuple[str, ...] = (*get_args(Variant), WINDOWED)
@@ -29,36 +30,21 @@ def make_models(names: Sequence[str], base: TitansConfig) -> dict[str, TitansCon
     """
     for name in names:
         require(name in NAMES, "config.models", name, f"one of {NAMES}")
-    return {name: same_size(named(name, base), base) for name in names}
+    return {name: match_parameters(named(name, base), base) for name in names}
 
 
 def named(name: str, base: TitansConfig) -> TitansConfig:
-    """A model by name, with everything else like the base."""
-    changes: dict[str, Any] = {"variant": name}
-    if name == WINDOWED:
-        changes = {"variant": "transformer", "persistent_tokens": 0}
-    if name == "transformer":
-        changes |= {"persistent_tokens": 0, "window": None}
-    return dataclasses.replace(base, **changes)
+    """A model by name, with everything else like the base.
 
-
-def same_size(model: TitansConfig, like: TitansConfig) -> TitansConfig:
-    """A model with the feed-forward width that gives it as many parameters as another.
-
-    Raises:
-      ValueError: no width comes within 3 %.
+    Models without a memory have no persistent tokens either; a recurrence has as many heads as its presets have,
+    beside the base's.
     """
-    wanted = count_parameters(like)
-
-    def size(width: int) -> int:
-        return count_parameters(dataclasses.replace(model, feed_forward=width))
-
-    # The number grows linearly with the width, so two sizes give the slope.
-    low = size(8)
-    width = max(1, 8 + round((wanted - low) / ((size(16) - low) / 8)))
-    if abs(size(width) - wanted) > 0.03 * wanted:
-        raise ValueError(
-            f"model.feed_forward={like.feed_forward}: too narrow for a {model.variant} of as many "
-            f"parameters, {wanted:,}"
-        )
-    return dataclasses.replace(model, feed_forward=width)
+    variant = "transformer" if name == WINDOWED else name
+    changes: dict[str, Any] = {"variant": variant}
+    if variant not in MEMORY_VARIANTS:
+        changes |= {"persistent_tokens": 0}
+    if name == "transformer":
+        changes |= {"window": None}
+    heads = base.recurrence.num_heads * HEAD_DIM // RECURRENT_HEAD_DIM.get(variant, HEAD_DIM)
+    changes |= {"recurrence": dataclasses.replace(base.recurrence, num_heads=max(1, heads))}
+    return dataclasses.replace(base, **changes)

@@ -7,11 +7,11 @@ from typing import Any
 
 from experiments.efficiency.rows import Rows
 from experiments.efficiency.training_speed import measure
-from experiments.language_modeling.models import same_size
 from experiments.language_modeling.task import TextTask
 from experiments.language_modeling.text import bits_per_byte
 from experiments.memory_depth.config import MemoryDepthConfig
 from titans_jax import Titans, TitansConfig
+from titans_jax.matching import match_parameters
 
 
 class LengthTask(TextTask):
@@ -44,7 +44,7 @@ def make_models(
         for depth in config.depths
     }
     like = one_width[str(config.same_size_as)]
-    return one_width, {name: same_size(model, like) for name, model in one_width.items()}
+    return one_width, {name: match_parameters(model, like) for name, model in one_width.items()}
 
 
 def speeds(

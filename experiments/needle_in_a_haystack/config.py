@@ -28,7 +28,9 @@ class NeedleConfig:
       study: see StudyConfig.
     """
 
-    models: tuple[str, ...] = ("mac", "mag", "mal", "lmm", "transformer_window")
+    models: tuple[str, ...] = (
+        "mac", "lmm", "mag", "mal", "ttt_linear", "mamba2", "deltanet", "gated_deltanet", "transformer_window"
+    )  # fmt: skip
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     tokenizer: str = "bytes"
     tasks: tuple[str, ...] = TASKS

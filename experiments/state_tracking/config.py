@@ -4,14 +4,15 @@ import dataclasses
 from typing import Any
 
 from experiments.comparison import StudyConfig
-from experiments.language_modeling.models import NAMES, named, same_size
+from experiments.language_modeling.models import NAMES, named
 from experiments.state_tracking.groups import GROUPS
 from experiments.state_tracking.task import StateTrackingConfig
 from titans_jax import TitansConfig
 from titans_jax.config import require
+from titans_jax.matching import match_parameters
 
 #: LMMs other than the base: a deep memory, and more layers.
-DEEP_MEMORY, MORE_LAYERS = "lmm_depth2", "lmm_layers4"
+DEEP_MEMORY, MORE_LAYERS = "lmm_depth2", "lmm_layers2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +21,16 @@ class StateTrackingExperiment:
 
     Attributes:
       groups: of `groups.GROUPS`; one study each.
-      models: variants of `TitansConfig`, "lmm_depth2" or "lmm_layers4".
+      models: variants of `TitansConfig`, "lmm_depth2" or "lmm_layers2".
       model: what all share, an LMM whose memory has chunk 1; the vocabulary is the group's.
       task: see StateTrackingConfig.
       study: see StudyConfig.
     """
 
     groups: tuple[str, ...] = GROUPS
-    models: tuple[str, ...] = ("lmm", DEEP_MEMORY, MORE_LAYERS, "transformer")
+    models: tuple[str, ...] = (
+        "lmm", DEEP_MEMORY, "transformer", "mamba2", "deltanet", "gated_deltanet"
+    )  # fmt: skip
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     task: StateTrackingConfig = dataclasses.field(default_factory=StateTrackingConfig)
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
@@ -51,10 +54,10 @@ def make_models(config: StateTrackingExperiment, vocab_size: int) -> dict[str, T
     base = dataclasses.replace(config.model, vocab_size=vocab_size)
     changes: dict[str, dict[str, Any]] = {
         DEEP_MEMORY: {"memory": dataclasses.replace(base.memory, depth=2)},
-        MORE_LAYERS: {"num_layers": 4},
+        MORE_LAYERS: {"num_layers": 2},
     }
     models = {
         name: dataclasses.replace(base, **changes[name]) if name in changes else named(name, base)
         for name in config.models
     }
-    return {name: same_size(model, base) for name, model in models.items()}
+    return {name: match_parameters(model, base) for name, model in models.items()}

@@ -42,19 +42,24 @@ def split_model(config: TitansConfig) -> tuple[nnx.GraphDef, PyTree]:
     return graphdef, nnx.to_pure_dict(state)
 
 
-def init_params(config: TitansConfig, seed: int, placed: PyTree = None) -> PyTree:
-    """Returns fresh parameters as a nested dict of float32 arrays; the same numbers wherever they lie.
+def make_init(config: TitansConfig, placed: PyTree = None) -> Callable[[int], PyTree]:
+    """Returns the function (seed) -> fresh parameters, a nested dict of float32 arrays; compiled at its first call.
 
     Args:
       config: of the model.
-      seed: of the parameters.
-      placed: their shardings: each device makes its own part. None: all on one device.
+      placed: their shardings: each device makes its own part, of the same numbers. None: all on one device.
     """
 
     def init(key: Array) -> PyTree:
         return nnx.to_pure_dict(nnx.split(Titans(config, rngs=nnx.Rngs(key)))[1])
 
-    return jax.jit(init, out_shardings=placed)(jax.random.key(seed))
+    compiled = jax.jit(init, out_shardings=placed)
+    return lambda seed: compiled(jax.random.key(seed))
+
+
+def init_params(config: TitansConfig, seed: int, placed: PyTree = None) -> PyTree:
+    """Returns the fresh parameters of one seed (see `make_init`)."""
+    return make_init(config, placed)(seed)
 
 
 class Placed(NamedTuple):

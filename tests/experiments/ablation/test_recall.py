@@ -8,8 +8,8 @@ from flax import nnx
 
 from experiments.ablation.cases import COMPONENTS, make_cases
 from experiments.ablation.recall import KINDS, VOCABULARY, Recall, RecallConfig
-from experiments.comparison.trial import count_parameters
 from titans_jax import preset
+from titans_jax.matching import count_parameters
 
 TASK = Recall(RecallConfig(pairs=3, train_lengths=(16, 32), batch_tokens=64, test_lengths=(40,)))
 

@@ -97,7 +97,7 @@ def test_the_rate_is_adamws(finished):
     """A step at rate r is AdamW's own with that rate, weight decay included."""
     config = settings().optimizer
     base = dataclasses.replace(config, learning_rate=1.0)
-    scaled, _ = trial._compiled(models()["one"], base, 6)
+    scaled = trial._compiled(models()["one"], base, 6).optimizer
     own = make_optimizer(dataclasses.replace(config, learning_rate=0.02), 6)
     params = {"kernel": jax.numpy.linspace(-1, 1, 12).reshape(3, 4)}
     state, own_state = scaled.init(params), own.init(params)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from experiments.comparison.trial import count_parameters
 from experiments.language_modeling.config import TextConfig
 from experiments.language_modeling.models import NAMES, make_models
 from experiments.language_modeling.task import TextTask
@@ -21,6 +20,7 @@ from tests.experiments.language_modeling.toy_model import EVEN, LIKELY, UNLIKELY
 from tests.experiments.toy_data import write_data
 from titans_jax import preset
 from titans_jax.data import ByteTokenizer
+from titans_jax.matching import count_parameters
 
 BYTES = ByteTokenizer()
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from experiments.comparison.trial import count_parameters
 from experiments.memory_depth.config import MemoryDepthConfig
 from experiments.memory_depth.task import make_models
 from tests.experiments.test_command_line import command
 from tests.experiments.toy_data import SMALL, write_data
 from titans_jax import preset
+from titans_jax.matching import count_parameters
 
 
 def test_depths_are_compared_with_one_width_and_with_one_size():
@@ -21,7 +21,7 @@ def test_depths_are_compared_with_one_width_and_with_one_size():
     assert one_size["3"] == one_width["3"]
     small, large = (count_parameters(one_width[depth]) for depth in "13")
     assert small < 0.9 * large
-    assert abs(count_parameters(one_size["1"]) - large) < 0.01 * large
+    assert abs(count_parameters(one_size["1"]) - large) < 0.03 * large
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,12 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
-from absl import flags
 
-from experiments.comparison.command import parser
-from experiments.needle_in_a_haystack import run
 from experiments.needle_in_a_haystack.config import NeedleConfig
 from experiments.needle_in_a_haystack.task import Needles
+from tests.experiments.test_command_line import command
 
 SMALL = NeedleConfig(
     train_lengths=(512,), batch_tokens=1024, test_lengths=(512,), test_samples=2, test_batch=2
@@ -93,9 +90,8 @@ def test_settings_that_cannot_work(change, message):
 
 
 @pytest.mark.slow
-def test_the_command_at_toy_size(data, tmp_path, monkeypatch):
+def test_the_command_at_toy_size(data, tmp_path):
     arguments = [
-        "run",
         f"--workdir={tmp_path}",
         f"--data_dir={data}",
         "--config.models=('mac',)",
@@ -113,13 +109,8 @@ def test_the_command_at_toy_size(data, tmp_path, monkeypatch):
         "--config.study.seeds=(0,)",
         "--config.study.learning_rates=(0.01,)",
     ]
-    monkeypatch.setattr("sys.argv", arguments)
-    rest = parser(run.CONFIG)(arguments)
-    try:
-        with jax.enable_x64(False):
-            run.main(rest)
-    finally:
-        flags.FLAGS.unparse_flags()
+    result = command("experiments.needle_in_a_haystack.run", *arguments)
+    assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["study"]["models"]["mac"]["mean"]["accuracy"] == {"single_1": {"512": 0.0}}
     page = (tmp_path / "results.md").read_text()

@@ -3,16 +3,13 @@
 import itertools
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
-from experiments.comparison.command import parser
-from experiments.state_tracking import run
 from experiments.state_tracking.groups import GROUPS, group
 from experiments.state_tracking.task import StateTracking, StateTrackingConfig
+from tests.experiments.test_command_line import command
 
 ORDERS = {"parity": 2, "z60": 60, "a5": 60, "s5": 120, "s5_swaps": 120}
 
@@ -50,11 +47,12 @@ def test_swaps_move_two_things_or_none():
 
 
 def test_batches_are_a_function_of_their_number():
-    task = StateTracking("a5", StateTrackingConfig(batch_elements=64))
-    batches = [task.batch(index, 0) for index in range(5)]
-    assert [b["inputs"].shape for b in batches] == [(16, 4), (8, 8), (4, 16), (2, 32), (16, 4)]
+    task = StateTracking("a5", StateTrackingConfig(batch_elements=64, stage_steps=2))
+    batches = [task.batch(index, 0) for index in range(9)]
+    shapes = [(16, 4), (16, 4), (8, 8), (8, 8), (4, 16), (4, 16), (2, 32), (2, 32), (2, 32)]
+    assert [b["inputs"].shape for b in batches] == shapes
     np.testing.assert_array_equal(batches[2]["inputs"], task.batch(2, 0)["inputs"])
-    assert (batches[0]["inputs"] != batches[4]["inputs"]).any()
+    assert (batches[0]["inputs"] != batches[1]["inputs"]).any()
     assert (batches[2]["inputs"] != task.batch(2, 1)["inputs"]).any()
     for batch in batches:
         np.testing.assert_array_equal(batch["targets"], task.group.prefix_products(batch["inputs"]))
@@ -85,6 +83,7 @@ def test_accuracy_by_length(monkeypatch):
         ({"batch_elements": 33}, r"task\.batch_elements=33"),
         ({"test_lengths": (8, 4)}, r"task\.test_lengths=\(8, 4\)"),
         ({"test_words": 0}, r"task\.test_words=0"),
+        ({"stage_steps": 0}, r"task\.stage_steps=0"),
     ],
 )
 def test_settings_that_cannot_work(change, message):
@@ -92,9 +91,9 @@ def test_settings_that_cannot_work(change, message):
         StateTrackingConfig(**change)
 
 
-def test_the_command_at_toy_size(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_command_at_toy_size(tmp_path):
     arguments = [
-        "run",
         f"--workdir={tmp_path}",
         "--config.groups=('parity',)",
         "--config.models=('lmm',)",
@@ -109,13 +108,8 @@ def test_the_command_at_toy_size(tmp_path, monkeypatch):
         "--config.study.steps=2",
         "--config.study.learning_rates=(0.01,)",
     ]
-    monkeypatch.setattr("sys.argv", arguments)
-    rest = parser(run.CONFIG)(arguments)
-    try:
-        with jax.enable_x64(False):
-            run.main(rest)
-    finally:
-        flags.FLAGS.unparse_flags()
+    result = command("experiments.state_tracking.run", *arguments)
+    assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     model = results["groups"]["parity"]["models"]["lmm"]
     assert model["seeds"] == [0, 1]
