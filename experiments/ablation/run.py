@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app
+from absl import app, flags
 
 from experiments.ablation.cases import make_cases
 from experiments.ablation.config import AblationConfig
@@ -24,15 +24,14 @@ from experiments.language_modeling.task import TextTask, with_vocabulary
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/ablation.py"
-FLAGS = define_flags("ablation")
 DATA = define_data_dir()
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing of both studies and writes the results."""
     with messages(argv):
-        config = from_config_dict(AblationConfig, FLAGS.config.value)
-        workdir = Path(FLAGS.workdir.value)
+        config = from_config_dict(AblationConfig, flags.FLAGS.config)
+        workdir = Path(flags.FLAGS.workdir)
         text = TextTask(data_dir(DATA), config.text)
         models = make_cases(
             config.cases, config.chunks, with_vocabulary(config.model, text.tokenizer)
@@ -46,8 +45,9 @@ def main(argv: Sequence[str]) -> None:
                 Recall(config.recall), recalling, config.recall_study, workdir / "recall"
             ),
         }
-        write_results(results, output_path(FLAGS), markdown, plot)
+        write_results(results, output_path(), markdown, plot)
 
 
 if __name__ == "__main__":
+    define_flags("ablation")
     app.run(main, flags_parser=parser(CONFIG))

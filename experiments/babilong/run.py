@@ -10,7 +10,7 @@ as streams. The same command continues where it was interrupted.
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app
+from absl import app, flags
 
 from experiments.babilong.config import BabilongConfig
 from experiments.babilong.report import markdown, plot
@@ -24,15 +24,14 @@ from experiments.language_modeling.task import with_vocabulary
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/babilong.py"
-FLAGS = define_flags("babilong")
 DATA = define_data_dir()
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing and writes the results."""
     with messages(argv):
-        config = from_config_dict(BabilongConfig, FLAGS.config.value)
-        workdir = Path(FLAGS.workdir.value)
+        config = from_config_dict(BabilongConfig, flags.FLAGS.config)
+        workdir = Path(flags.FLAGS.workdir)
         task = Babilong(data_dir(DATA), config, workdir)
         models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
         study = run_study(task, models, config.study, workdir)
@@ -41,8 +40,9 @@ def main(argv: Sequence[str]) -> None:
             "study": study,
             "streams": stream_rows(study, task, models, config, workdir),
         }
-        write_results(results, output_path(FLAGS), markdown, plot)
+        write_results(results, output_path(), markdown, plot)
 
 
 if __name__ == "__main__":
+    define_flags("babilong")
     app.run(main, flags_parser=parser(CONFIG))

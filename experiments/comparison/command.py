@@ -1,7 +1,8 @@
 """What the commands of all experiments share: a config file by default, flags, and errors without a traceback.
 
-FLAGS = define_flags("state_tracking")                 # at import
-app.run(main, flags_parser=parser("experiments/configs/state_tracking.py"))
+if __name__ == "__main__":
+    define_flags("state_tracking")
+    app.run(main, flags_parser=parser("experiments/configs/state_tracking.py"))
 """
 
 import shlex
@@ -9,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -20,29 +20,15 @@ from experiments.training.config import parse_flags
 _ROOT = Path(__file__).parents[2]
 
 
-class Flags(NamedTuple):
-    """The flags of an experiment; `.value` once they are parsed."""
-
-    config: Any
-    workdir: Any
-    output: Any
-
-
-def define_flags(name: str) -> Flags:
-    """Defines --config, --workdir and --output.
+def define_flags(name: str) -> None:
+    """Defines --config, --workdir and --output: when the command runs, for a process may import several.
 
     Args:
       name: of the experiment.
     """
-    return Flags(
-        config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/"),
-        flags.DEFINE_string(
-            "workdir", f"runs/{name}", "folder of the trials; a run continues there"
-        ),
-        flags.DEFINE_string(
-            "output", None, "PATH of PATH.json, PATH.md, PATH.png; WORKDIR/results"
-        ),
-    )
+    config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
+    flags.DEFINE_string("workdir", f"runs/{name}", "folder of the trials; a run continues there")
+    flags.DEFINE_string("output", None, "PATH of PATH.json, PATH.md, PATH.png; WORKDIR/results")
 
 
 def parser(default_config: str) -> Callable[[Sequence[str]], list[str]]:
@@ -60,9 +46,9 @@ def parser(default_config: str) -> Callable[[Sequence[str]], list[str]]:
     return parse
 
 
-def output_path(given: Flags) -> Path:
+def output_path() -> Path:
     """The results' path without a suffix."""
-    return Path(given.output.value or Path(given.workdir.value) / "results")
+    return Path(flags.FLAGS.output or Path(flags.FLAGS.workdir) / "results")
 
 
 def command_line(module: str) -> str:

@@ -10,7 +10,7 @@ estimate. It needs no data. Every finished row is kept in the workdir, and the s
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app
+from absl import app, flags
 
 from experiments.comparison import write_results
 from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
@@ -20,17 +20,17 @@ from experiments.efficiency.speed_report import markdown, plot
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/efficiency.py"
-FLAGS = define_flags("efficiency")
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures and writes the results."""
     with messages(argv):
-        config = from_config_dict(EfficiencyConfig, FLAGS.config.value)
-        results = run(config, Path(FLAGS.workdir.value))
+        config = from_config_dict(EfficiencyConfig, flags.FLAGS.config)
+        results = run(config, Path(flags.FLAGS.workdir))
         results["command"] = command_line("experiments.efficiency.run")
-        write_results(results, output_path(FLAGS), markdown, plot)
+        write_results(results, output_path(), markdown, plot)
 
 
 if __name__ == "__main__":
+    define_flags("efficiency")
     app.run(main, flags_parser=parser(CONFIG))

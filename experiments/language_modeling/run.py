@@ -10,7 +10,7 @@ command continues where it was interrupted. --config=experiments/configs/languag
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app
+from absl import app, flags
 
 from experiments.comparison import run_study, write_results
 from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
@@ -22,20 +22,20 @@ from experiments.language_modeling.task import LanguageModeling, with_vocabulary
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/language_modeling.py"
-FLAGS = define_flags("language_modeling")
 DATA = define_data_dir()
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing of the study and writes the results."""
     with messages(argv):
-        config = from_config_dict(LanguageModelingConfig, FLAGS.config.value)
+        config = from_config_dict(LanguageModelingConfig, flags.FLAGS.config)
         task = LanguageModeling(data_dir(DATA), config.text, config.questions)
         models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
-        study = run_study(task, models, config.study, Path(FLAGS.workdir.value))
+        study = run_study(task, models, config.study, Path(flags.FLAGS.workdir))
         results = {"command": command_line("experiments.language_modeling.run"), "study": study}
-        write_results(results, output_path(FLAGS), markdown, plot)
+        write_results(results, output_path(), markdown, plot)
 
 
 if __name__ == "__main__":
+    define_flags("language_modeling")
     app.run(main, flags_parser=parser(CONFIG))

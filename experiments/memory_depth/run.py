@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app
+from absl import app, flags
 
 from experiments.comparison import run_study, write_results
 from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
@@ -24,7 +24,6 @@ from experiments.memory_depth.task import LengthTask, make_models, speeds
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/memory_depth.py"
-FLAGS = define_flags("memory_depth")
 DATA = define_data_dir()
 #: Of the study whose models are not of one size: any difference.
 ANY_SIZE = 100.0
@@ -33,8 +32,8 @@ ANY_SIZE = 100.0
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing and writes the results."""
     with messages(argv):
-        config = from_config_dict(MemoryDepthConfig, FLAGS.config.value)
-        workdir = Path(FLAGS.workdir.value)
+        config = from_config_dict(MemoryDepthConfig, flags.FLAGS.config)
+        workdir = Path(flags.FLAGS.workdir)
         task = LengthTask(data_dir(DATA), config)
         one_width, one_size = make_models(config, with_vocabulary(config.model, task.tokenizer))
         rows = Rows(workdir, config)
@@ -45,8 +44,9 @@ def main(argv: Sequence[str]) -> None:
             "one_width": run_study(task, one_width, any_size, workdir / "one_width"),
             "speed": speeds(config, one_width, rows),
         }
-        write_results(results, output_path(FLAGS), markdown, plot)
+        write_results(results, output_path(), markdown, plot)
 
 
 if __name__ == "__main__":
+    define_flags("memory_depth")
     app.run(main, flags_parser=parser(CONFIG))

@@ -9,7 +9,7 @@ where it was interrupted.
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app
+from absl import app, flags
 
 from experiments.comparison import run_study, write_results
 from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
@@ -22,22 +22,22 @@ from experiments.needle_in_a_haystack.task import Needles
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/needle_in_a_haystack.py"
-FLAGS = define_flags("needle_in_a_haystack")
 DATA = define_data_dir()
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing and writes the results."""
     with messages(argv):
-        config = from_config_dict(NeedleConfig, FLAGS.config.value)
+        config = from_config_dict(NeedleConfig, flags.FLAGS.config)
         task = Needles(data_dir(DATA), config)
         models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
         results = {
             "command": command_line("experiments.needle_in_a_haystack.run"),
-            "study": run_study(task, models, config.study, Path(FLAGS.workdir.value)),
+            "study": run_study(task, models, config.study, Path(flags.FLAGS.workdir)),
         }
-        write_results(results, output_path(FLAGS), markdown, plot)
+        write_results(results, output_path(), markdown, plot)
 
 
 if __name__ == "__main__":
+    define_flags("needle_in_a_haystack")
     app.run(main, flags_parser=parser(CONFIG))

@@ -12,7 +12,7 @@ memory. The same command continues where it was interrupted; --config.study.max_
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app
+from absl import app, flags
 
 from experiments.comparison import run_study, write_results
 from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
@@ -22,16 +22,15 @@ from experiments.state_tracking.task import StateTracking
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/state_tracking.py"
-FLAGS = define_flags("state_tracking")
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing and writes the results."""
     with messages(argv):
-        config = from_config_dict(StateTrackingExperiment, FLAGS.config.value)
+        config = from_config_dict(StateTrackingExperiment, flags.FLAGS.config)
         tasks = {name: StateTracking(name, config.task) for name in config.groups}
         models = {name: make_models(config, task.vocab_size) for name, task in tasks.items()}
-        workdir = Path(FLAGS.workdir.value)
+        workdir = Path(flags.FLAGS.workdir)
         results = {
             "command": command_line("experiments.state_tracking.run"),
             "groups": {
@@ -39,8 +38,9 @@ def main(argv: Sequence[str]) -> None:
                 for name, task in tasks.items()
             },
         }
-        write_results(results, output_path(FLAGS), markdown, plot)
+        write_results(results, output_path(), markdown, plot)
 
 
 if __name__ == "__main__":
+    define_flags("state_tracking")
     app.run(main, flags_parser=parser(CONFIG))

@@ -37,7 +37,7 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from titans_jax.config import MemoryConfig, TitansConfig, is_count, require
+from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig, is_count, require
 from titans_jax.models.language_model import Titans
 from titans_jax.typing import Array, PyTree
 
@@ -49,6 +49,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 _SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _MODEL_TYPE = "titans"
 _BESIDE_CONFIG = ("model_type", "architectures", "titans_jax_version")
+_NESTED = {"memory": MemoryConfig, "recurrence": RecurrenceConfig}
 _NAMES_SHOWN = 5
 
 
@@ -140,7 +141,7 @@ def from_pretrained(folder: str | os.PathLike) -> Titans:
 
 
 def config_to_dict(config: TitansConfig) -> dict[str, Any]:
-    """A config as JSON values: every field, `memory` nested. Equal configs give equal JSON.
+    """A config as JSON values: every field, `memory` and `recurrence` nested. Equal configs give equal JSON.
 
     Args:
         config: the config.
@@ -158,7 +159,8 @@ def config_to_dict(config: TitansConfig) -> dict[str, Any]:
             f"memory.network must be 'mlp' or 'residual' to be saved, got the function {name!r}"
         )
     values = _plain(config)
-    values["memory"] = _plain(config.memory)
+    for name in _NESTED:
+        values[name] = _plain(getattr(config, name))
     return values
 
 
@@ -181,19 +183,21 @@ def config_from_dict(values: Any, source: str) -> TitansConfig:
     if model_type != _MODEL_TYPE:
         raise ValueError(f"{source}: model_type must be {_MODEL_TYPE!r}, got {model_type!r}")
     fields = {name: value for name, value in values.items() if name not in _BESIDE_CONFIG}
-    memory = fields.get("memory")
     problems = _field_problems(TitansConfig, fields, "")
-    if isinstance(memory, dict):
-        problems += _field_problems(MemoryConfig, memory, "memory.")
-    elif "memory" in fields:
-        problems.append(f"memory must be an object of MemoryConfig's fields, got {memory!r}")
+    for name, kind in _NESTED.items():
+        nested = fields.get(name)
+        if isinstance(nested, dict):
+            problems += _field_problems(kind, nested, f"{name}.")
+        elif name in fields:
+            problems.append(f"{name} must be an object of {kind.__name__}'s fields, got {nested!r}")
     if problems:
         version = values.get("titans_jax_version", library_version())
         if version != library_version():
             problems.append(f"it was written by titans_jax {version}, this is {library_version()}")
         raise ValueError(f"{source}: {'; '.join(problems)}")
     try:
-        return TitansConfig(**{**fields, "memory": MemoryConfig(**fields["memory"])})
+        nested = {name: kind(**fields[name]) for name, kind in _NESTED.items()}
+        return TitansConfig(**{**fields, **nested})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error
 
