@@ -40,10 +40,13 @@ class WindowState(NamedTuple):
 
 
 class FullState(NamedTuple):
-    """All tokens of a stream in a cache of fixed size. Keys are rotated by their index in it."""
+    """All tokens of a stream in a cache of fixed size. Keys are rotated by their index in it.
 
-    keys: Float[Array, "B S H K"]
-    values: Float[Array, "B S H K"]
+    Heads are in front, so that a loop that generates tokens takes it as it lies (cached_attention.py).
+    """
+
+    keys: Float[Array, "B H S K"]
+    values: Float[Array, "B H S K"]
     visible: Bool[Array, "B S"]
     length: Int[Array, "B"]
 
@@ -218,7 +221,7 @@ def init_full_state(
     batch_size: int, max_length: int, num_heads: int, head_dim: int, dtype: jax.typing.DTypeLike
 ) -> FullState:
     """An empty cache for streams of at most `max_length` tokens."""
-    empty = jnp.zeros((batch_size, max_length, num_heads, head_dim), dtype)
+    empty = jnp.zeros((batch_size, num_heads, max_length, head_dim), dtype)
     visible = jnp.zeros((batch_size, max_length), jnp.bool_)
     return FullState(empty, empty, visible, jnp.zeros((batch_size,), jnp.int32))
 
@@ -258,7 +261,7 @@ def full_attention(
         ValueError: if these tokens alone are more than the cache can hold.
     """
     batch, length = q.shape[:2]
-    size = state.keys.shape[1]
+    size = state.visible.shape[1]
     if length > size:
         raise ValueError(
             f"max_length is {size}, but {length} tokens were given at once: make the state with "
@@ -271,9 +274,16 @@ def full_attention(
     write = jax.vmap(
         lambda cache, new, start: jax.lax.dynamic_update_slice_in_dim(cache, new, start, 0)
     )
+    put = jax.vmap(
+        lambda cache, new, start: jax.lax.dynamic_update_slice_in_dim(cache, new, start, 1)
+    )
+
+    def heads_first(x: Array) -> Array:
+        return jnp.swapaxes(x, 1, 2)
+
     rotated = rotate(k, position, rope_base)
-    keys = write(state.keys, rotated.astype(state.keys.dtype), state.length)
-    values = write(state.values, v.astype(state.values.dtype), state.length)
+    keys = put(state.keys, heads_first(rotated).astype(state.keys.dtype), state.length)
+    values = put(state.values, heads_first(v).astype(state.values.dtype), state.length)
     valid = write(state.visible, valid, state.length)
     key_document = write(jnp.zeros((batch, size), jnp.int32), document, state.length)
 
@@ -284,7 +294,7 @@ def full_attention(
         & (document[..., None] == key_document[:, None, :])
     )
     rotated_q = rotate(q, position, rope_base)
-    keys_values = (keys.astype(q.dtype), values.astype(q.dtype))
+    keys_values = (heads_first(keys).astype(q.dtype), heads_first(values).astype(q.dtype))
     prefix = (prefix_keys, prefix_values)
     # Tokens that fill the cache are all there is, or they overflow it: only then does the kernel know
     # where queries stand among the keys.

@@ -206,8 +206,8 @@ def decoding_state(state: Any, rope_base: float) -> Any:
             cache = Cache(_by_heads(rotated), _by_heads(node.values), node.visible)
             return RingState(cache, _by_heads(node.keys), slot)
         if isinstance(node, FullState):
-            cache = Cache(_by_heads(node.keys), _by_heads(node.values), node.visible)
-            return FullCache(cache, node.length)
+            keys, values = (x.reshape(-1, *x.shape[2:]) for x in (node.keys, node.values))
+            return FullCache(Cache(keys, values, node.visible), node.length)
         if isinstance(node, SegmentCache):
             return segment_cache(node)
         return node
@@ -228,7 +228,7 @@ def stream_state(state: Any) -> Any:
             return WindowState(*(x[rows, oldest_first] for x in (*plain, node.cache.visible)))
         if isinstance(node, FullCache):
             batch = node.length.shape[0]
-            keys, values = (_by_tokens(x, batch) for x in node.cache[:2])
+            keys, values = (x.reshape(batch, -1, *x.shape[1:]) for x in node.cache[:2])
             return FullState(keys, values, node.cache.visible, node.length)
         if isinstance(node, Cache):
             return segment_cache_back(node)

@@ -227,11 +227,11 @@ def test_a_file_that_does_not_hold_a_stream_is_refused(saved, edit, message):
 def test_a_full_cache_of_other_shapes_is_refused(tmp_path):
     model, path = model_of("transformer"), tmp_path / "a"
     save_memory(arbitrary(model), path, model)
-    rewrite(path, lambda t, m: t.update({"state/keys": t["state/keys"][:, :, :5]}))
+    rewrite(path, lambda t, m: t.update({"state/keys": t["state/keys"][:, :, :, :5]}))
     with pytest.raises(ValueError, match=r"wrong shape: state/\w+ is"):
         load_memory(path, model)
     rewrite(path, lambda t, m: t.update({"state/keys": t["state/keys"][0, 0]}))
-    with pytest.raises(ValueError, match=r"state/keys is \[5, 2, 4\], must be"):
+    with pytest.raises(ValueError, match=r"state/keys is \[2, 5, 4\], must be"):
         load_memory(path, model)
 
 
