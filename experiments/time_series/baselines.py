@@ -1,7 +1,9 @@
 """The forecasters that the memory is compared with, each with the call of `titans_jax.models.forecaster.Forecaster`.
 
 * DLinear (Zeng et al., 2023): moving average of 25 rows; one linear map for the trend, one for the rest.
-* RLinear (Li et al., 2023): reversible instance normalisation and one linear map.
+* RLinear (Li et al., 2023): reversible instance normalisation and one linear map. With a learned cycle it is what
+  CycleNet (Lin et al., 2024) calls linear, and all of the memory forecaster but its memory and feed-forward layer.
+* FrozenMemory: the memory forecaster without the learning of its memory.
 * PatchTST-style (Nie et al., 2023): attention in both directions over the patches of each variate.
 * iTransformer-style (Liu et al., 2024): attention in both directions over the variates.
 
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from titans_jax.models.forecaster import WindowNorm, dropout
+from titans_jax.models.forecaster import Forecaster, WindowNorm, dropout
 from titans_jax.typing import Array, Float, Int
 
 MOVING_AVERAGE = 25
@@ -58,10 +60,12 @@ class DLinear(nnx.Module):
 
 
 class RLinear(nnx.Module):
-    """forecast = std (x~ W) + mean."""
+    """forecast = std (x~ W) + mean; with a season, the forecaster's own cycle is taken out as well."""
 
-    def __init__(self, lookback: int, horizon: int, *, rngs: nnx.Rngs):
-        self.window_norm = WindowNorm(0, 1, rngs=rngs)
+    def __init__(
+        self, lookback: int, horizon: int, *, season: int = 0, variates: int = 1, rngs: nnx.Rngs
+    ):
+        self.window_norm = WindowNorm(season, variates, rngs=rngs)
         self.linear = torch_linear(lookback, horizon, rngs)
 
     def __call__(
@@ -148,3 +152,16 @@ class AttentionForecaster(nnx.Module):
         patches = jnp.stack([padded[..., s : s + self.patch] for s in starts], axis=2)
         tokens = self.embed(patches) + self.position[...]
         return tokens.reshape(-1, *tokens.shape[2:])
+
+
+class FrozenMemory(nnx.Module):
+    """A memory forecaster whose memory is read but never written, in training as in use: what writing brings."""
+
+    def __init__(self, forecaster: Forecaster):
+        self.forecaster = forecaster
+
+    def __call__(
+        self, x: Float[Array, "B L C"], phase: Int[Array, "B"], *, key: jax.Array | None = None
+    ) -> Float[Array, "B S C"]:
+        """Forecasts; `key` is for dropout."""
+        return self.forecaster(x, phase, freeze_memory=True, key=key)

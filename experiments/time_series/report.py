@@ -94,10 +94,10 @@ def markdown(content: dict[str, Any]) -> str:
         given = "-" if paper is None else f"{paper[0]:.3f} / {paper[1]:.3f}"
         mean = cell(means_over_horizons(content, model, horizons))
         lines.append(f"| {model} | " + " | ".join(cells) + f" | {mean} | {given} |")
-    hours = sum(run["seconds"] for run in runs) / 3600
+    hours = sum(run["cpu_seconds"] for run in runs) / 3600
     lines += [
         "",
-        f"{len(runs)} trainings, {hours:.2f} hours, candidates that were not chosen included."
+        f"{len(runs)} trainings, {hours:.2f} CPU-hours, candidates that were not chosen included."
         f" Machine: {', '.join(sorted({run['machine'] for run in runs}))}. Commits: {', '.join(commits)}.",
     ]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,15 @@ from flax import nnx
 from tests.tolerances import OUTPUT_F32, STATE_F32, assert_close
 from titans_jax.models.forecaster import Forecaster, ForecasterConfig
 
-SMALL = {"lookback": 8, "horizon": 3, "variates": 3, "patch": 4, "stride": 2, "dim": 8, "feed_forward": 8}
+SMALL = {
+    "lookback": 8,
+    "horizon": 3,
+    "variates": 3,
+    "patch": 4,
+    "stride": 2,
+    "dim": 8,
+    "feed_forward": 8,
+}
 PHASE = jnp.asarray([0, 3], jnp.int32)
 
 
@@ -111,6 +119,10 @@ def test_a_stream_read_in_pieces_is_the_stream_and_the_state_matters():
 
 @pytest.mark.parametrize("fields", [{"embedding": "variates"}, {"bidirectional": True}])
 def test_what_has_no_order_in_time_cannot_stream(fields):
-    model = nnx.eval_shape(lambda: Forecaster(ForecasterConfig(**SMALL, **fields), rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match="a stream needs embedding='patches' and bidirectional=False"):
+    model = nnx.eval_shape(
+        lambda: Forecaster(ForecasterConfig(**SMALL, **fields), rngs=nnx.Rngs(0))
+    )
+    with pytest.raises(
+        ValueError, match="a stream needs embedding='patches' and bidirectional=False"
+    ):
         model.init_state(1)
