@@ -22,7 +22,7 @@ class StateTrackingExperiment:
     Attributes:
       groups: of `groups.GROUPS`; one study each.
       models: variants of `TitansConfig`, "lmm_depth2" or "lmm_layers2".
-      model: what all share, an LMM whose memory has chunk 1; the vocabulary is the group's.
+      model: what all share, an LMM whose memory has chunk 1; its vocabulary is replaced.
       task: see StateTrackingConfig.
       study: see StudyConfig.
     """
@@ -49,7 +49,7 @@ def make_models(config: StateTrackingExperiment, vocab_size: int) -> dict[str, T
 
     Args:
       config: see StateTrackingExperiment.
-      vocab_size: of the group.
+      vocab_size: of the tasks.
     """
     base = dataclasses.replace(config.model, vocab_size=vocab_size)
     changes: dict[str, dict[str, Any]] = {
