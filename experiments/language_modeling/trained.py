@@ -10,8 +10,9 @@ from experiments.comparison.trial import CHECKPOINTS
 from experiments.training.checkpoints import restore_params
 from experiments.training.step import split_model
 from experiments.training.trained import load_trained
-from titans_jax import MemoryConfig, Titans, TitansConfig
+from titans_jax import Titans, TitansConfig
 from titans_jax.data import Tokenizer, load_tokenizer
+from titans_jax.inference.pretrained import config_from_dict
 
 
 class TrainedModel(NamedTuple):
@@ -39,8 +40,7 @@ def load_model(workdir: Path, tokenizer: str | None = None) -> TrainedModel:
     if not isinstance(saved.get("model"), dict):  # experiments.train writes a flat config
         trained = load_trained(workdir, tokenizer)
         return TrainedModel(trained.model, trained.tokenizer, trained.steps)
-    fields = dict(saved["model"])
-    model = TitansConfig(**(fields | {"memory": MemoryConfig(**fields["memory"])}))
+    model = config_from_dict(saved["model"], str(path))
     encoder = load_tokenizer(tokenizer or saved["task"].get("tokenizer", "bytes"))
     if encoder.vocab_size != model.vocab_size:
         raise ValueError(

@@ -338,7 +338,7 @@ def library_version() -> str:
         return "unknown"
 
 
-def _plain(config: TitansConfig | MemoryConfig) -> dict[str, Any]:
+def _plain(config: TitansConfig | MemoryConfig | RecurrenceConfig) -> dict[str, Any]:
     """A config's fields, where 10000 for a float field is 10000.0, so that equal configs look equal."""
     values = {}
     for field in dataclasses.fields(config):
