@@ -34,12 +34,12 @@ def get_config(size: str = "small") -> ConfigDict:
     optimizer = OptimizerConfig(weight_decay=0.1, final_fraction=0.05)
     study = StudyConfig(
         steps=100_000 if large else 600,
-        learning_rates=(1e-3, 2e-3, 4e-3) if large else (3e-3, 1e-2),
+        learning_rates=(1e-3, 2e-3, 4e-3) if large else (2e-3, 5e-3),
         seeds=(0, 1),
         optimizer=optimizer,
         checkpoint_every=5000 if large else 600,
     )
     task = StateTrackingConfig(
-        batch_elements=131_072 if large else 512, stage_steps=5000 if large else 150
+        batch_elements=131_072 if large else 1024, stage_steps=5000 if large else 150
     )
     return as_config_dict(StateTrackingExperiment(model=model, task=task, study=study))
