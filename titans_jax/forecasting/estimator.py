@@ -165,9 +165,10 @@ class TitansForecaster:
             )
         phase = jnp.asarray(self._phases(series, first_row))
         if table is None and self._stream is not None and self.training.context:
-            return self._output(forecast(self.model_, self._stream, phase[-1]), series)
+            return self._output(_of_stream(self.model_, self._stream, phase[-1]), series)
         window = jnp.asarray(self.scaler_.apply(series.values[-self.lookback :]))
-        return self._output(self.model_(window[None], phase[-self.lookback :][:1])[0], series)
+        first = phase[-self.lookback :][:1]
+        return self._output(_of_window(self.model_, window, first), series)
 
     def observe(self, rows: Any) -> TitansForecaster:
         """Goes on with the rows that follow the last ones: the memory learns from them, the parameters stay.
@@ -341,6 +342,15 @@ class TitansForecaster:
 
         dates = series.dates[-1] + series.interval * np.arange(1, self.horizon + 1)
         return pd.DataFrame(values, pd.DatetimeIndex(dates, name="date"), list(self.columns_))
+
+
+# Compiled once for every forecaster of a shape.
+_of_stream = nnx.jit(forecast)
+
+
+@nnx.jit
+def _of_window(model: Forecaster, window: Any, phase: Any) -> Any:
+    return model(window[None], phase)[0]
 
 
 def _tail(series: Series, rows: int) -> Series:

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.time_series.baselines import AttentionForecaster, DLinear, RLinear, moving_average
+from experiments.time_series.baselines import (
+    AttentionForecaster,
+    DLinear,
+    FrozenMemory,
+    RLinear,
+    moving_average,
+)
 from tests.tolerances import OUTPUT_F32, assert_close
+from titans_jax.models.forecaster import Forecaster, ForecasterConfig
 
 PHASE = jnp.asarray([0, 5], jnp.int32)
 
@@ -55,3 +62,14 @@ def test_attention_is_over_patches_of_a_variate_or_over_variates(inverted):
     assert_close(forward(model, x[..., order]), found[..., order], OUTPUT_F32)
     change = jnp.abs(forward(model, x.at[:, ::2, 1].add(1.0)) - found).max(axis=(0, 1))
     np.testing.assert_array_equal(change > 1e-4, [inverted, True, inverted])
+
+
+def test_a_frozen_memory_passes_nothing_from_variate_to_variate():
+    config = ForecasterConfig(
+        lookback=32, horizon=4, variates=3, embedding="variates", bidirectional=True, dim=8, feed_forward=8
+    )  # fmt: skip
+    model = FrozenMemory(Forecaster(config, rngs=nnx.Rngs(0)))
+    forward = nnx.jit(lambda model, x: model(x, PHASE))
+    x = windows()
+    change = jnp.abs(forward(model, x.at[:, ::2, 1].add(1.0)) - forward(model, x))
+    np.testing.assert_array_equal(change.max(axis=(0, 1)) > 0, [False, True, False])
