@@ -26,8 +26,8 @@ import numpy as np
 from experiments.comparison.provenance import provenance
 from experiments.time_series.datasets import Dataset, load_dataset
 from experiments.time_series.recipes import LOOKBACK, MODELS
-from experiments.time_series.report import cell
-from experiments.time_series.run import RESULTS, train_candidate
+from experiments.time_series.report import RESULTS, cell
+from experiments.time_series.run import train_candidate
 from titans_jax.forecasting.streaming import OnlineMode, online_errors
 from titans_jax.forecasting.windows import window_starts
 

@@ -24,7 +24,8 @@ import numpy as np
 from experiments.comparison.provenance import provenance
 from experiments.time_series.datasets import Dataset, load_dataset
 from experiments.time_series.recipes import LOOKBACK, MODELS, Candidate
-from experiments.time_series.run import RESULTS, errors_on_test, train_candidate
+from experiments.time_series.report import RESULTS
+from experiments.time_series.run import errors_on_test, train_candidate
 from titans_jax.forecasting.windows import window_starts
 
 mpl.use("Agg")

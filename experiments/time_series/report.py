@@ -1,12 +1,23 @@
-"""Tables of the forecasting results, made from the results JSON alone."""
+"""Tables of the forecasting results, made from the results JSON alone.
+
+    python -m experiments.time_series.report
+
+writes summary.md, the table of all data sets whose JSON is in the folder of results (--output).
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "time_series"
+HORIZONS = (96, 192, 336, 720)
 #: Means over the four horizons that the paper's Table 3 gives (look-back 96): (MSE, MAE).
 PAPER = {
     "ETTm1": {"LMM": (0.358, 0.387), "iTransformer-style": (0.407, 0.410), "PatchTST-style": (0.387, 0.400),
@@ -101,3 +112,45 @@ def markdown(content: dict[str, Any]) -> str:
         f" Machine: {', '.join(sorted({run['machine'] for run in runs}))}. Commits: {', '.join(commits)}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def summary(contents: Sequence[dict[str, Any]]) -> str:
+    """One table of all data sets: means over the four horizons, here and in the paper.
+
+    Args:
+        contents: of the results JSONs.
+    """
+    names = [content["dataset"] for content in contents]
+    models = list(dict.fromkeys(run["model"] for content in contents for run in content["runs"]))
+    lines = [
+        "| MSE / MAE, mean over horizons | "
+        + " | ".join(f"{n} here | {n} paper" for n in names)
+        + " |",
+        "|---|" + "---|" * (2 * len(names)),
+    ]
+    for model in models:
+        cells = []
+        for content in contents:
+            errors = means_over_horizons(content, model, HORIZONS)
+            mean = [] if not errors else [tuple(np.mean(errors, axis=0))]
+            seeds = f" ({len(errors)})" if errors else ""
+            paper = PAPER.get(content["dataset"], {}).get(model)
+            cells += [cell(mean) + seeds, "-" if paper is None else cell([paper])]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "In brackets: seeds."]) + "\n"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes summary.md."""
+    parser = argparse.ArgumentParser(
+        "experiments.time_series.report", description="One table of all data sets."
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    folder = parser.parse_args(arguments).output
+    paths = [folder / f"{name}.json" for name in PAPER]
+    contents = [json.loads(p.read_text(encoding="utf-8")) for p in paths if p.is_file()]
+    (folder / "summary.md").write_text(summary(contents), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

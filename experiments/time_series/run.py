@@ -28,12 +28,9 @@ from flax import nnx
 from experiments.comparison.provenance import provenance
 from experiments.time_series.datasets import Dataset, load_dataset
 from experiments.time_series.recipes import LOOKBACK, MODELS, Candidate
-from experiments.time_series.report import markdown
+from experiments.time_series.report import HORIZONS, RESULTS, markdown
 from titans_jax.forecasting.training import evaluate, train
 from titans_jax.forecasting.windows import window_starts
-
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "time_series"
-HORIZONS = (96, 192, 336, 720)
 
 
 def train_candidate(

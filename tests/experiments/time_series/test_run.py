@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments.time_series import run
+from experiments.time_series import report, run
 from experiments.time_series.recipes import MODELS
-from experiments.time_series.report import markdown
 from tests.titans_jax.forecasting.tables import small_table
 from titans_jax.forecasting.training import Errors
 
@@ -108,11 +107,26 @@ def test_the_table_means_over_horizons_and_seeds():
         for horizon in (96, 192)
         for seed in (0, 2)
     ]  # fmt: skip
-    page = markdown({"dataset": "ETTh1", "command": "c", "runs": runs})
+    page = report.markdown({"dataset": "ETTh1", "command": "c", "runs": runs})
     row = "| LMM | 1.060 ± 0.141 / 0.500 ± 0.000 (patches) | 2.020 ± 0.141 / 0.500 ± 0.000 (patches) | 1.540 ± 0.141"
     assert row in page
     assert "| 0.420 / 0.421 |" in page
     assert "4 trainings, 1.00 CPU-hours" in page
+
+
+def test_the_summary_counts_seeds_that_have_every_horizon(tmp_path):
+    def runs(horizons, seed):
+        return [
+            {"model": "RLinear", "horizon": h, "seed": seed, "test": {"mse": 0.1 * seed + h / 1e3, "mae": 0.3}}
+            for h in horizons
+        ]  # fmt: skip
+
+    content = {"dataset": "Weather", "runs": [*runs((96, 192, 336, 720), 1), *runs((96, 192), 2)]}
+    (tmp_path / "Weather.json").write_text(json.dumps(content))
+    report.main([f"--output={tmp_path}"])
+    page = (tmp_path / "summary.md").read_text()
+    assert "| MSE / MAE, mean over horizons | Weather here | Weather paper |" in page
+    assert "| RLinear | 0.436 / 0.300 (1) | 0.272 / 0.291 |" in page
 
 
 @pytest.mark.parametrize(
