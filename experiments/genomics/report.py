@@ -35,7 +35,7 @@ def markdown(content: dict[str, Any]) -> str:
     rows = [_row(content, model) for model in models_of(content)]
     sweep = [_sweep(content, model) for model in models_of(content)]
     rates = [f"{rate:g}" for rate in settings["rates"]]
-    seconds = sum(run["seconds"] for run in runs)
+    seconds = sum(run["cpu_seconds"] for run in runs)
     commits = sorted({run["commit"][:10] for run in runs})
     lines = [
         f"# {task['name']}",
@@ -55,7 +55,7 @@ def markdown(content: dict[str, Any]) -> str:
                 "MCC",
                 "log loss",
                 "calibration error",
-                "s per training",
+                "CPU-s per training",
             ],
             rows,
         ),
@@ -70,7 +70,7 @@ def markdown(content: dict[str, Any]) -> str:
         "",
         _paper(task),
         "",
-        f"{len(runs)} trainings, {seconds / 60:.0f} minutes, tests not counted. Machine: "
+        f"{len(runs)} trainings, {seconds / 60:.0f} CPU-minutes, tests not counted. Machine: "
         f"{', '.join(sorted({run['machine'] for run in runs}))}. Commits: {', '.join(commits)}.",
     ]
     return "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@
 
 Every model is trained at the same learning rates with the first seed; validation chooses, and the chosen rate is
 trained with the other seeds. Every training is written to OUTPUT/TASK.json as it ends, with the commit, the machine and
-the seconds; the page TASK.md and the picture TASK.png follow. The same command goes on with what is missing. A language
+the CPU-seconds; the page TASK.md and the picture TASK.png follow. The same command goes on with what is missing. A language
 model that experiments.genomics.pretrain left is one more model: --models=lmm,pretrained --pretrained=FOLDER.
 """
 
@@ -44,7 +44,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--pretrained", help="folder of a language model, where the model 'pretrained' starts")
     add("--rates", default="0.004,0.008", help="learning rates, with commas between")
     add("--seeds", default="0,1,2", help="with commas between; the first chooses the rate")
-    add("--epochs", type=int, default=5, help="of the language models; the CNN has at least 10")
+    add("--epochs", type=int, default=4, help="of the language models; the CNN has at least 10")
     add("--batch_size", type=int, default=16, help="sequences per step")
     add("--weight_decay", type=float, default=0.1, help="of AdamW")
     add("--dim", type=int, default=32, help="of the LMM; baselines are matched to it")
