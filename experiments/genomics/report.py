@@ -50,7 +50,9 @@ def markdown(content: dict[str, Any]) -> str:
             [
                 "model",
                 "parameters",
+                "epochs",
                 "rate",
+                "seeds",
                 "accuracy, %",
                 "MCC",
                 "log loss",
@@ -112,7 +114,9 @@ def _row(content: dict[str, Any], model: str) -> list[str]:
     cells = [
         TITLES[model],
         f"{runs[0]['parameters']:,}",
+        str(runs[0]["epochs"]),
         "diverged" if rate is None else f"{rate:g}",
+        str(len(done)),
     ]
     for name, scale, digits in (
         ("accuracy", 100, 1),
@@ -121,7 +125,7 @@ def _row(content: dict[str, Any], model: str) -> list[str]:
         ("calibration_error", 1, 3),
     ):
         cells.append(_cell([scale * run["test"][name] for run in done], digits))
-    return [*cells, f"{np.mean([run['seconds'] for run in runs]):.0f}"]
+    return [*cells, f"{np.mean([run['cpu_seconds'] for run in runs]):.0f}"]
 
 
 def _cell(values: list[float], digits: int) -> str:
@@ -164,4 +168,4 @@ def _paper(task: dict[str, Any]) -> str:
     value = PAPER.get(task["name"])
     if value is None:
         return "The paper has no such task."
-    return f"The paper's Table 4 gives {value} % for the LMM, pretrained, on the official data."
+    return f"The paper's Table 4 gives {value} % for the LMM on the official data."

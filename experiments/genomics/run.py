@@ -4,8 +4,8 @@
 
 Every model is trained at the same learning rates with the first seed; validation chooses, and the chosen rate is
 trained with the other seeds. Every training is written to OUTPUT/TASK.json as it ends, with the commit, the machine and
-the CPU-seconds; the page TASK.md and the picture TASK.png follow. The same command goes on with what is missing. A language
-model that experiments.genomics.pretrain left is one more model: --models=lmm,pretrained --pretrained=FOLDER.
+the CPU-seconds; the page TASK.md and the picture TASK.png follow. The same command goes on with what is missing. A
+language model that experiments.genomics.pretrain left is one more: --models=lmm,pretrained --pretrained=FOLDER.
 """
 
 from __future__ import annotations
