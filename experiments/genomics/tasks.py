@@ -1,10 +1,10 @@
 """The classification tasks: official GenomicBenchmarks folders by name, or a re-split table of their test part.
 
 A task NAME is looked for as `DIR/human_NAME` or `DIR/NAME` (an official folder: its test part is the test, a tenth of
-its training part validation), then as `DIR/test_human_NAME.csv` or `DIR/NAME.csv`: one table, split 70/10/20. The
-latter is a demonstration on a quarter of the data, not comparable with published numbers. Every split keeps sequences
-that share 32 nucleotides together (splits.py); an official test part shares some with training, and how many is
-reported.
+its training part validation), then as `DIR/test_human_NAME.csv` or `DIR/NAME.csv`: one table, split 70/10/20. DIR may
+also be the folder above, where they are in `genomic/`. A table is a demonstration on a quarter of the data, not
+comparable with published numbers. Every split keeps sequences that share 32 nucleotides together (splits.py); an
+official test part shares some with training, and how many is reported.
 """
 
 from __future__ import annotations
@@ -104,8 +104,9 @@ def load_task(
 
 
 def _find(name: str, data_dir: Path) -> Path:
-    places = [data_dir / f"human_{name}", data_dir / name]
-    tables = [data_dir / f"test_human_{name}.csv", data_dir / f"{name}.csv"]
+    roots = [data_dir, data_dir / "genomic"]
+    places = [root / folder for root in roots for folder in (f"human_{name}", name)]
+    tables = [root / f"{table}.csv" for root in roots for table in (f"test_human_{name}", name)]
     for path in places:
         if path.is_dir():
             return path

@@ -92,8 +92,8 @@ def test_sequences_of_different_lengths_are_filled_up_on_both_strands(tmp_path):
 def test_official_folders_keep_their_test_and_say_what_it_shares(tmp_path):
     generator = np.random.default_rng(1)
     whole = [letters(generator, 50) for _ in range(44)]
-    folder = tmp_path / "human_nontata_promoters"
-    folder.mkdir()
+    folder = tmp_path / "genomic" / "human_nontata_promoters"
+    folder.mkdir(parents=True)
     lines = [f"{sequence},{number % 2}" for number, sequence in enumerate(whole)]
     (folder / "train.csv").write_text("\n".join(["seq,label", *lines[:40]]))
     (folder / "test.csv").write_text("\n".join(["seq,label", *lines[39:]]))
