@@ -34,7 +34,7 @@ def get_config(size: str = "small") -> ConfigDict:
     optimizer = OptimizerConfig(weight_decay=0.1, final_fraction=0.05)
     study = StudyConfig(
         steps=100_000 if large else 600,
-        learning_rates=(1e-3, 2e-3, 4e-3) if large else (2e-3, 5e-3),
+        learning_rates=(1e-3, 2e-3, 4e-3) if large else (5e-3, 1e-2),
         seeds=(0, 1),
         optimizer=optimizer,
         checkpoint_every=5000 if large else 600,

@@ -35,7 +35,7 @@ def markdown(results: dict[str, Any]) -> str:
             ]
             lines += [f"{title}: {name}, trained at up to {task['train_length']}, L =", ""]
             lines += [*table(["model", *lengths], rows), ""]
-    lines += ["Selection (loss on other words of the training length) by rate:", ""]
+    lines += ["Selection (loss on other words, twice as long as in training) by rate:", ""]
     return "\n".join([*lines, *rates(groups), ""])
 
 

@@ -116,12 +116,15 @@ class StateTracking:
         }
 
     def evaluate(self, model: Titans) -> dict[str, Any]:
-        """Accuracy by length on test words; selection by the loss on other words of the training length.
+        """Accuracy by length on test words; selection by the loss on other words, twice as long as in training.
+
+        At the training length several rates bring the loss to 0, whether or not they have learned to track a state.
 
         Returns:
           "element": the fraction of right products among the first L; "word": of words with all of them right.
         """
-        validation = self.words(np.random.default_rng(_VALIDATION), 64, self.config.train_length)
+        rng = np.random.default_rng(_VALIDATION)
+        validation = self.words(rng, 64, 2 * self.config.train_length)
         test = self.words(
             np.random.default_rng(_TEST), self.config.test_words, self.config.test_lengths[-1]
         )
