@@ -3,12 +3,16 @@
 For each segment S of C tokens, with M the memory at the segment's start and n = norm(x):
 
     h_j = M*(q_j)                          recalled context, q from a projection of n      (Eq. 21)
-    y_i = Attn([p || h_1..h_i || n_1..n_i])                                                (Eq. 22, 23)
+    y_i = n_i + Attn([p || h_1..h_i || n_1..n_i])                                          (Eq. 22, 23)
     M_i = M_{i-1} written with norm(y_i);  m_i = M_i*(norm(y_i))                           (Eq. 24)
     x_i <- x_i + W_O [y_i (x) m_i]                                                         (Eq. 25)
 
 Read literally, Eq. 22 shows token i every h_j of its segment and Eq. 25 reads a memory that has absorbed the
 whole segment. Both leak the future; here both are causal token by token, as the indices above say.
+
+y has the residual connection that the paper has "in all blocks" (4.4): Eq. 23 does not show one. Without it the token
+itself reaches memory and gate only through attention, whose averages are at first nearly the same for all tokens of a
+segment, and what the memory says can only scale such an average: the models train more slowly than their LMM.
 
 Only what depends on the memory is sequential. The projections of n are made for all tokens at once; one
 `lax.scan` over segments recalls, attends, writes and reads.
@@ -55,6 +59,7 @@ class MACState(NamedTuple):
 class _Tokens(NamedTuple):
     """What the sequential part needs of each token."""
 
+    inputs: Float[Array, "B T D"]  # n
     context_q: Float[Array, "B T H K"]
     q: Float[Array, "B T H K"]
     k: Float[Array, "B T H K"]
@@ -166,7 +171,7 @@ class MemoryAsContext(nnx.Module):
             self.projections.queries(inputs),
             self.projections.keys_values(inputs),
         )
-        return _Tokens(context_q, queries, *keys_values, mask, reset), tail
+        return _Tokens(inputs, context_q, queries, *keys_values, mask, reset), tail
 
     def _aligned(
         self, tokens: _Tokens, state: MACState, freeze: bool
@@ -181,7 +186,7 @@ class MemoryAsContext(nnx.Module):
             position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size))
             keys_values = self._keys_values(piece, weights, position)
             visible = _causal(position, position) & _valid(piece)[:, None, :]
-            attended = self._attend(piece.q, position, *keys_values, visible)
+            attended = self._attend(piece, position, *keys_values, visible)
             remembered, memory = self._write(attended, memory, piece, freeze, aligned=True)
             return memory, (attended, remembered, weights, keys_values)
 
@@ -264,7 +269,7 @@ class MemoryAsContext(nnx.Module):
                 jnp.concatenate([_tokens_first(old).astype(x.dtype), x], axis=2)
                 for old, x in zip(cache[:2], new, strict=True)
             )
-            return self._attend(piece.q, slots, keys, values, visible)
+            return self._attend(piece, slots, keys, values, visible)
 
         now = _within(piece.reset, ~later)
         weights = self._opening_weights(state.segment_weights, _any(now))
@@ -323,9 +328,8 @@ class MemoryAsContext(nnx.Module):
         places = jnp.concatenate([slot, slot + self.segment], axis=1)
         cache = put(cache, places, keys, values, jnp.tile(_valid(piece), (1, 2)))
         rotated_q = rotate(piece.q, slot, self.rope_base)[:, 0]
-        attended = attend_one(
-            piece.q[:, 0], scores(rotated_q, cache), cache, *self._prefix()
-        ).reshape(slot.shape[0], 1, -1)
+        out = attend_one(piece.q[:, 0], scores(rotated_q, cache), cache, *self._prefix())
+        attended = piece.inputs + out.reshape(piece.inputs.shape)
         remembered, memory = self._write(attended, state.memory, piece, freeze)
         end = (state.offset + 1) % self.segment
         opens = end == 0  # the next segment
@@ -363,7 +367,7 @@ class MemoryAsContext(nnx.Module):
 
     def _attend(
         self,
-        q: Float[Array, "B Q H K"],
+        piece: _Tokens,
         position: Int[Array, "B Q"],
         keys: Float[Array, "B 2 S H K"],
         values: Float[Array, "B 2 S H K"],
@@ -371,7 +375,7 @@ class MemoryAsContext(nnx.Module):
     ) -> Float[Array, "B Q D"]:
         """y of Eq. 23, heads merged."""
         out = segment_attention(
-            q,
+            piece.q,
             keys,
             values,
             *self._prefix(),
@@ -379,7 +383,7 @@ class MemoryAsContext(nnx.Module):
             visible=visible,
             rope_base=self.rope_base,
         )
-        return out.reshape(*out.shape[:2], -1)
+        return piece.inputs + out.reshape(piece.inputs.shape)
 
     def _write(
         self,

@@ -1,6 +1,8 @@
 """MAG, memory as gate: sliding-window attention and the memory side by side (paper, Eq. 26-28).
 
-x~ = [p || norm(x)];  y = SW-Attn(x~);  x <- x + W_O [y (x) Memory(x~)]
+x~ = [p || n], n = norm(x);  y = n + SW-Attn(x~);  x <- x + W_O [y (x) Memory(x~)]
+
+y has the residual connection that the paper has "in all blocks" (4.4), as in mac.py and for its reason.
 """
 
 from __future__ import annotations
@@ -101,4 +103,6 @@ class MemoryAsGate(nnx.Module):
             aligned=aligned,
             freeze=freeze_memory,
         )
-        return x + self.combination(attended, remembered), MAGState(memory_state, attention_state)
+        return x + self.combination(inputs + attended, remembered), MAGState(
+            memory_state, attention_state
+        )
