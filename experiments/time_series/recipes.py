@@ -23,7 +23,6 @@ from flax import nnx
 
 from experiments.time_series.baselines import AttentionForecaster, DLinear, FrozenMemory, RLinear
 from experiments.time_series.datasets import Dataset
-from titans_jax import MemoryConfig
 from titans_jax.forecasting import Forecaster, ForecasterConfig, TrainingConfig
 from titans_jax.models.forecaster import Mixer
 
@@ -38,11 +37,8 @@ AS_PUBLISHED = TrainingConfig(
     patience=3,
     steps_per_epoch=264,
 )
-SHARED = TrainingConfig(
-    loss="both", learning_rate=3e-3, epochs=20, steps_per_epoch=88, patience=5, average=0.995
-)
-#: The memory: linear, learning at every token (Eq. 12-14 with b = 1).
-MEMORY = MemoryConfig(num_heads=2, depth=1, chunk=1, conv_width=0)
+#: The library's defaults, which are those of this comparison.
+SHARED = TrainingConfig()
 
 
 class Candidate(NamedTuple):
@@ -110,8 +106,11 @@ def attention(inverted: bool, *learning_rates: float) -> tuple[Candidate, ...]:
 def titans(mixer: Mixer, *, frozen: bool = False) -> tuple[Candidate, ...]:
     """A memory forecaster over patches, small and with much dropout, and over variates, larger and with less."""
     kinds: dict[str, tuple[dict[str, Any], float]] = {
-        "patches": ({"patch": 48, "stride": 48, "dim": 32, "dropout": 0.5}, 3e-3),
-        "variates": ({"embedding": "variates", "bidirectional": True, "dim": 64}, 2e-3),
+        "patches": ({}, 3e-3),  # the library's defaults
+        "variates": (
+            {"embedding": "variates", "bidirectional": True, "dim": 64, "dropout": 0.2},
+            2e-3,
+        ),
     }
 
     def candidate(name: str, fields: dict[str, Any], rate: float) -> Candidate:
@@ -122,7 +121,6 @@ def titans(mixer: Mixer, *, frozen: bool = False) -> tuple[Candidate, ...]:
                 variates=len(data.columns),
                 season=data.day,
                 mixer=mixer,
-                memory=MEMORY,
                 **fields,
             )
             forecaster = Forecaster(config, rngs=rngs)

@@ -47,16 +47,16 @@ class TrainingConfig:
             look-back alone. Validation sees the look-back alone in either case.
     """
 
-    loss: Loss = "mae"
-    learning_rate: float = 1e-3
+    loss: Loss = "both"
+    learning_rate: float = 3e-3
     schedule: Schedule = "cosine"
     batch_size: int = 32
-    epochs: int = 10
-    steps_per_epoch: int = 264
-    patience: int = 3
+    epochs: int = 20
+    steps_per_epoch: int = 88
+    patience: int = 5
     weight_decay: float = 0.0
     clip: float = 1.0
-    average: float = 0.99
+    average: float = 0.995
     context: int = 0
 
     def __post_init__(self) -> None:

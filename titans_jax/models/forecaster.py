@@ -65,15 +65,15 @@ class ForecasterConfig:
     variates: int = 1
     season: int = 0
     embedding: Embedding = "patches"
-    patch: int = 16
-    stride: int = 16
+    patch: int = 48
+    stride: int = 48
     mixer: Mixer = "lmm"
     bidirectional: bool = False
     dim: int = 32
     num_layers: int = 1
     num_heads: int = 2
     feed_forward: int = 64
-    dropout: float = 0.2
+    dropout: float = 0.5
     memory: MemoryConfig = dataclasses.field(
         default_factory=lambda: MemoryConfig(num_heads=2, depth=1, chunk=1, conv_width=0)
     )
