@@ -131,6 +131,9 @@ class SelfAttention(nnx.Module):
 
         Returns:
             Attended values and the new state.
+
+        Raises:
+            ValueError: if a state of cached_attention.py meets more than one token, or flags.
         """
         batch, length, dim = x.shape
         if state is None:
@@ -141,6 +144,11 @@ class SelfAttention(nnx.Module):
         arguments = (q, k, v, prefix_keys, prefix_values)
         rope_base = self.rope_base
         if isinstance(state, RingState | FullCache):
+            if length != 1 or mask is not None or reset is not None:
+                raise ValueError(
+                    "a state that generates tokens takes one at a time, without mask and reset, got "
+                    f"{length} tokens, mask {mask is not None}, reset {reset is not None}"
+                )
             one = (q[:, 0], k[:, 0], v[:, 0], prefix_keys, prefix_values)
             if isinstance(state, RingState):
                 out, state = ring_attention(*one, state, rope_base=rope_base)

@@ -251,7 +251,10 @@ class MemoryAsContext(nnx.Module):
         if size == 1:
             return self._single(piece, state, freeze)
         cache = state.cache
-        assert isinstance(cache, SegmentCache), "only single tokens are generated"
+        if not isinstance(cache, SegmentCache):
+            raise ValueError(
+                f"a state that generates tokens takes one at a time, got {size} tokens"
+            )
         position = state.offset[:, None] + jnp.arange(size, dtype=jnp.int32)  # [B, Q]
         later = position >= self.segment  # in the next segment
         slots = position % self.segment

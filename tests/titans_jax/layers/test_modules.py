@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from tests.tolerances import OUTPUT_F64, assert_close
+from titans_jax.layers.cached_attention import decoding_state
 from titans_jax.layers.feed_forward import SwiGLU
 from titans_jax.layers.linear import linear
 from titans_jax.layers.persistent import PersistentTokens
@@ -49,3 +50,13 @@ def test_full_attention_asks_for_the_length_of_the_stream():
         attention.init_state(1, None)
     windowed = SelfAttention(8, 2, 5, 100.0, jnp.float32, rngs=nnx.Rngs(0))
     assert windowed.init_state(1, None).keys.shape == (1, 5, 2, 4)
+
+
+def test_a_state_that_generates_takes_one_token_without_flags():
+    attention = SelfAttention(8, 2, 5, 100.0, jnp.float32, rngs=nnx.Rngs(0))
+    state = decoding_state(attention.init_state(1, None), 100.0)
+    prefix = jnp.zeros((0, 8))
+    with pytest.raises(ValueError, match="one at a time, without mask and reset, got 2 tokens"):
+        attention(jnp.zeros((1, 2, 8)), prefix, state)
+    with pytest.raises(ValueError, match="reset True"):
+        attention(jnp.zeros((1, 1, 8)), prefix, state, reset=jnp.ones((1, 1), jnp.bool_))
