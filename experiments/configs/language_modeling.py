@@ -19,7 +19,7 @@ from experiments.language_modeling.config import (
 )
 from experiments.language_modeling.models import NAMES
 from experiments.training.config import OptimizerConfig, as_config_dict
-from titans_jax import preset
+from titans_jax import TitansConfig, preset
 
 OPTIMIZER = OptimizerConfig(warmup_fraction=0.1, beta2=0.99)
 PAPER_TOKENS = {"170m": 15e9, "340m": 15e9, "400m": 15e9, "760m": 30e9}
@@ -30,11 +30,11 @@ def get_config(size: str = "small") -> ConfigDict:
     if size == "small":
         config = LanguageModelingConfig(
             models=NAMES,
-            # The largest mixer: the others keep its layers, and are wider.
-            model=preset("tiny", "mac"),
-            text=TextConfig(valid_fraction=0.005),
+            model=small(),
+            text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
+            questions=QuestionsConfig(limit=100),
             study=StudyConfig(
-                steps=300, learning_rates=(1e-3, 2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER
+                steps=300, learning_rates=(2e-3, 6e-3), seeds=(0, 1), optimizer=OPTIMIZER
             ),
         )
         return as_config_dict(config)
@@ -46,6 +46,11 @@ def get_config(size: str = "small") -> ConfigDict:
         study=paper_study(size),
     )
     return as_config_dict(config)
+
+
+def small() -> TitansConfig:
+    """The base of comparisons, of 160,000 parameters. MAC has the largest mixer: the others are wider, not deeper."""
+    return preset("tiny", "mac", dim=64, feed_forward=128)
 
 
 def paper_text() -> TextConfig:
