@@ -19,7 +19,9 @@ class NeedleConfig:
       tasks: of `samples.TASKS`; training draws among them.
       train_prose: haystack of training, a pattern under --data_dir; files of `test_prose` are left out.
       test_prose: haystack of tests.
-      train_lengths: tokens of prompt and answer in training; one after the other.
+      bare_steps: the first steps of a training, whose prompts lack the instruction and the question.
+      bare_lengths: tokens of prompt and answer in those steps; one after the other.
+      train_lengths: likewise in the other steps.
       batch_tokens: of a training batch.
       context_weight: of a token of the prompt in the loss; a token of the answer has 1.
       test_lengths: tokens of prompt and answer in tests.
@@ -36,6 +38,8 @@ class NeedleConfig:
     tasks: tuple[str, ...] = TASKS
     train_prose: str = "text/train_*.txt"
     test_prose: str = "text/valid_1661.txt"
+    bare_steps: int = 0
+    bare_lengths: tuple[int, ...] = (256,)
     train_lengths: tuple[int, ...] = (512, 1024)
     batch_tokens: int = 8192
     context_weight: float = 0.02
@@ -45,7 +49,7 @@ class NeedleConfig:
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "train_lengths", "test_lengths", "models"):
+        for name in ("tasks", "bare_lengths", "train_lengths", "test_lengths", "models"):
             require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
         for task in self.tasks:
             require(task in TASKS, "config.tasks", task, f"one of {TASKS}")
@@ -53,10 +57,16 @@ class NeedleConfig:
             value = getattr(self, name)
             require(is_count(value), f"config.{name}", value, "a positive integer")
         require(
-            self.batch_tokens >= max(self.train_lengths),
+            is_count(self.bare_steps, 0) and self.bare_steps < self.study.steps,
+            "config.bare_steps",
+            self.bare_steps,
+            f"less than config.study.steps = {self.study.steps}",
+        )
+        require(
+            self.batch_tokens >= max(*self.bare_lengths, *self.train_lengths),
             "config.batch_tokens",
             self.batch_tokens,
-            "at least the longest of config.train_lengths",
+            "at least the longest of config.bare_lengths and config.train_lengths",
         )
         require(
             0 <= self.context_weight <= 1,

@@ -95,7 +95,12 @@ def _value(task: str, rng: random.Random) -> str:
 
 
 def make_sample(
-    task: str, haystack: Haystack, length: int, tokenizer: Tokenizer, rng: random.Random
+    task: str,
+    haystack: Haystack,
+    length: int,
+    tokenizer: Tokenizer,
+    rng: random.Random,
+    bare: bool = False,
 ) -> Sample:
     """A sample whose prompt and answer have at most `length` tokens, and no line fits any more.
 
@@ -105,6 +110,8 @@ def make_sample(
       length: tokens.
       tokenizer: that counts them.
       rng: what draws key, value and place.
+      bare: without the instruction and the question, which are two thirds of a short prompt; what a training may
+        start with.
 
     Raises:
       ValueError: the length is too short for the needle and its question, or the haystack is shorter than the length.
@@ -120,8 +127,11 @@ def make_sample(
         before = int(place * lines)
         needle = NEEDLE.format(kind=kind, key=key, value=value)
         context = haystack.separator.join([*chosen[:before], needle, *chosen[before:]])
-        question = (QUESTION + PREFIX).format(kind=kind, key=key)
-        prompt = INSTRUCTION.format(kind=kind) + context + question
+        prefix = PREFIX.format(kind=kind, key=key)
+        prompt = context + prefix
+        if not bare:
+            question = QUESTION.format(kind=kind, key=key)
+            prompt = INSTRUCTION.format(kind=kind) + context + question + prefix
         depth = 100 * before / lines if lines else 0.0
         return Sample(prompt, f" {value}", value, needle, depth)
 

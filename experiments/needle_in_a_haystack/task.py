@@ -59,11 +59,14 @@ class Needles:
             part: prose(" ".join(path.read_text(encoding="utf-8") for path in paths))
             for part, paths in (("train", train), (TEST, test))
         }
-        self._noise = noise(max(*config.train_lengths, *config.test_lengths))
+        self._noise = noise(max(*config.bare_lengths, *config.train_lengths, *config.test_lengths))
+        bare = config.bare_lengths if config.bare_steps else ()
         for task in config.tasks:
             for part, lengths in (("train", config.train_lengths), (TEST, config.test_lengths)):
                 for length in lengths:
                     self.sample(task, part, length, random.Random(_TRIAL))
+            for length in bare:
+                self.sample(task, "train", length, random.Random(_TRIAL), bare=True)
 
     def describe(self) -> dict[str, Any]:
         """The config, apart from models and study, and what was read."""
@@ -73,10 +76,12 @@ class Needles:
         sentences = {part: len(haystack.lines) for part, haystack in self._prose.items()}
         return {**fields, "fingerprint": self.tokenizer.fingerprint(), "sentences": sentences}
 
-    def sample(self, task: str, part: str, length: int, rng: random.Random) -> Sample:
+    def sample(
+        self, task: str, part: str, length: int, rng: random.Random, bare: bool = False
+    ) -> Sample:
         """A sample in the haystack of a part, "train" or "test"."""
         haystack: Haystack = self._noise if task == "single_1" else self._prose[part]
-        return make_sample(task, haystack, length, self.tokenizer, rng)
+        return make_sample(task, haystack, length, self.tokenizer, rng, bare)
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text."""
@@ -84,14 +89,15 @@ class Needles:
 
     def batch(self, index: int, seed: int) -> Batch:
         """Training batch `index` (see `experiments.comparison.Task`)."""
-        lengths = self.config.train_lengths
+        bare = index < self.config.bare_steps
+        lengths = self.config.bare_lengths if bare else self.config.train_lengths
         length = lengths[index % len(lengths)]
         rng = random.Random(f"{seed} {index}")
         number = self.config.batch_tokens // length
         tokens = np.zeros((number, length), np.int32)
         weights = np.zeros((number, length), np.float32)
         for row in range(number):
-            one = self.sample(rng.choice(self.config.tasks), "train", length, rng)
+            one = self.sample(rng.choice(self.config.tasks), "train", length, rng, bare)
             prompt, answer = self.encode(one.prompt), self.encode(one.answer)
             end = len(prompt) + len(answer)
             tokens[row, :end] = np.concatenate([prompt, answer])

@@ -87,6 +87,18 @@ def test_places():
         assert before in {int(depth / 100 * total) for depth in DEPTHS}
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_bare_is_the_needle_among_lines_and_the_answer_s_prefix(task):
+    one = make_sample(task, HAYSTACKS[task], 400, BYTES, random.Random(0), bare=True)
+    kind = "uuid" if task == "single_3" else "number"
+    context, key = one.prompt.split(f" The special magic {kind} for ")
+    assert key.endswith(" mentioned in the provided text is")
+    assert one.needle in context
+    assert "I will quiz you" not in context
+    assert "What is" not in context
+    assert 300 < count_tokens(one.prompt + one.answer, BYTES) <= 400
+
+
 def test_any_case_and_any_surrounding_is_right():
     assert is_right(" it is AB12-cd. ", "ab12-CD")
     assert not is_right(" 123456", "1234567")

@@ -41,6 +41,17 @@ def test_the_answer_counts_most_and_is_what_follows_the_prompt(data):
     assert (batch["inputs"] != task.batch(0, 1)["inputs"]).any()
 
 
+def test_the_first_steps_are_bare(data):
+    changes = {"bare_steps": 2, "bare_lengths": (256, 224), "tasks": ("single_1",)}
+    task = Needles(data, dataclasses.replace(SMALL, **changes))
+    for step, length in enumerate((256, 224, 512)):
+        batch = task.batch(step, 0)
+        assert batch["inputs"].shape == (1024 // length, length - 1)
+        text = bytes(batch["inputs"][0].tolist()).decode()
+        assert (" mentioned in the provided text" in text) and "One of the special" in text
+        assert ("I will quiz you" in text) == (step == 2)
+
+
 def test_training_never_reads_the_test_haystack(data):
     task = Needles(data, dataclasses.replace(SMALL, tasks=("single_2",)))
     text = bytes(task.batch(0, 0)["inputs"].ravel().tolist()).decode()
@@ -66,6 +77,10 @@ def test_accuracy_is_the_share_of_values_in_answers(data, monkeypatch):
     [
         ({"test_lengths": (8192,), "tasks": ("single_2",)}, "shorter than a context of 8192"),
         ({"train_lengths": (128,)}, "128 tokens are too few for a needle of single_1"),
+        (
+            {"bare_steps": 1, "bare_lengths": (128,)},
+            "128 tokens are too few for a needle of single_1",
+        ),
         ({"test_prose": "text/none.txt"}, "none.txt"),
         ({"tokenizer": "none.model"}, "none.model"),
     ],
@@ -81,6 +96,7 @@ def test_bad_input_is_refused_before_training(data, change, message):
         ({"tasks": ("single_9",)}, r"config\.tasks"),
         ({"test_samples": 0}, r"config\.test_samples"),
         ({"batch_tokens": 16}, r"config\.batch_tokens"),
+        ({"bare_steps": 500}, r"config\.bare_steps"),
         ({"context_weight": 2.0}, r"config\.context_weight"),
     ],
 )
