@@ -44,7 +44,7 @@ EXPANSIONS: dict[str, tuple[float, float]] = {
 }
 #: Recurrences of the variants that are not one themselves.
 HYBRIDS = {"samba": ("mamba2",), "gated_deltanet_h2": ("mamba2", "gated_deltanet")}
-Combine = Literal["silu", "sigmoid"]
+Combine = Literal["mutual", "sigmoid", "silu"]
 ActivationDtype = Literal["float32", "bfloat16", "float64"]
 
 
@@ -190,7 +190,7 @@ class TitansConfig:
         feed_forward: hidden width of the SwiGLU layer after each mixer; 0 for none.
         memory: the neural memory.
         recurrence: the recurrence of a baseline.
-        combine: activation of the normalised memory by which MAG and MAC gate the attention.
+        combine: how MAG and MAC join attention and memory, see models/combine.py.
         rope_base: base of the rotary embedding.
         tie_embeddings: whether the logits use the transposed embedding.
         dtype: dtype of the activations; parameters, statistics and fast weights stay in float32 at
@@ -209,7 +209,7 @@ class TitansConfig:
     feed_forward: int = 640
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
     recurrence: RecurrenceConfig = dataclasses.field(default_factory=RecurrenceConfig)
-    combine: Combine = "sigmoid"
+    combine: Combine = "mutual"
     rope_base: float = 10000.0
     tie_embeddings: bool = True
     dtype: ActivationDtype = "float32"

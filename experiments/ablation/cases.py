@@ -40,6 +40,7 @@ CHANGES: dict[str, Callable[[TitansConfig], TitansConfig]] = {
     "chunk-wise gates": _memory(gates="chunk"),
     "residual network": _memory(network="residual"),
     "read before": _memory(read="before"),
+    "steps four times larger": lambda base: _memory(step_scale=4 * base.memory.step_scale)(base),
     "mac": _model(variant="mac"),
     "mag": _model(variant="mag"),
     "mal": _model(variant="mal"),

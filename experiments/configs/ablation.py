@@ -38,12 +38,12 @@ def get_config(size: str = "small") -> ConfigDict:
         return as_config_dict(config)
     # The recalled sequences are of one chunk: shorter than a chunk, half of the work would be padding.
     memory = MemoryConfig(num_heads=2, chunk=32)
-    study = StudyConfig(steps=120, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER)
+    study = StudyConfig(steps=200, learning_rates=(6e-3,), seeds=(0, 1), optimizer=OPTIMIZER)
     config = AblationConfig(
         cases=tuple(CHANGES),
-        chunks=(1, 8, 128, 512),
+        chunks=(8, 128, 512),
         # Wide enough that MAC is made equal by the width, not by a layer less.
-        model=preset("tiny", "lmm", memory=memory, feed_forward=432),
+        model=preset("tiny", "lmm", dim=64, memory=memory, feed_forward=216),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
         study=study,
         recall_study=dataclasses.replace(study, steps=300, learning_rates=(4e-3, 8e-3)),

@@ -1,7 +1,13 @@
 """How MAG and MAC join attention and memory: y (x) m in Eq. 25 and 28 of the paper.
 
-"We normalize the outputs y and M(x~) using learnable vector-valued weights, followed by a non-linearity":
-RMSNorm(y) * act(RMSNorm(m)), then one output projection into the residual stream.
+"We normalize the outputs y and M(x~) using learnable vector-valued weights, followed by a non-linearity", then one
+output projection into the residual stream. With y and m normalised, there are two readings:
+
+    "sigmoid", "silu"   y * act(m)
+    "mutual"            y * sigmoid(m) + m * sigmoid(y)       the default
+
+In the first the memory can only scale y, which differs from token to token: what it recalls reaches the residual stream
+as a product alone, and MAC learns to find a needle late or not at all. In the second each gates the other.
 """
 
 from __future__ import annotations
@@ -15,10 +21,11 @@ from titans_jax.layers.norms import RMSNorm
 from titans_jax.typing import Array, Float
 
 ACTIVATIONS = {"silu": jax.nn.silu, "sigmoid": jax.nn.sigmoid}
+MUTUAL = "mutual"
 
 
 class GatedCombination(nnx.Module):
-    """W_O [RMSNorm(y) * act(RMSNorm(m))]."""
+    """W_O [y (x) m], see the module's docstring."""
 
     def __init__(self, config: TitansConfig, *, rngs: nnx.Rngs):
         """Makes the two norms and the output projection.
@@ -28,7 +35,7 @@ class GatedCombination(nnx.Module):
             rngs: source of the initial parameters.
         """
         dim, dtype = config.dim, config.activation_dtype
-        self.activation = config.combine
+        self.combine = config.combine
         self.attention_norm = RMSNorm(dim, dtype, rngs=rngs)
         self.memory_norm = RMSNorm(dim, dtype, rngs=rngs)
         self.output = linear(dim, dim, dtype, scale=config.residual_scale, rngs=rngs)
@@ -36,6 +43,8 @@ class GatedCombination(nnx.Module):
     def __call__(
         self, attended: Float[Array, "B T D"], remembered: Float[Array, "B T D"]
     ) -> Float[Array, "B T D"]:
-        """Gates the attention's outputs by the memory's and projects them."""
-        gate = ACTIVATIONS[self.activation](self.memory_norm(remembered))
-        return self.output(self.attention_norm(attended) * gate)
+        """Joins the attention's outputs and the memory's and projects them."""
+        y, m = self.attention_norm(attended), self.memory_norm(remembered)
+        if self.combine == MUTUAL:
+            return self.output(y * jax.nn.sigmoid(m) + m * jax.nn.sigmoid(y))
+        return self.output(y * ACTIVATIONS[self.combine](m))

@@ -48,7 +48,8 @@ def test_the_first_steps_are_bare(data):
         batch = task.batch(step, 0)
         assert batch["inputs"].shape == (1024 // length, length - 1)
         text = bytes(batch["inputs"][0].tolist()).decode()
-        assert (" mentioned in the provided text" in text) and "One of the special" in text
+        assert " mentioned in the provided text" in text
+        assert "One of the special" in text
         assert ("I will quiz you" in text) == (step == 2)
 
 
