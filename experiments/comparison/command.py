@@ -5,6 +5,7 @@ if __name__ == "__main__":
     app.run(main, flags_parser=parser("experiments/configs/state_tracking.py"))
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -51,9 +52,14 @@ def output_path() -> Path:
     return Path(flags.FLAGS.output or Path(flags.FLAGS.workdir) / "results")
 
 
+#: Variables that do not change what is computed, but how fast.
+_SPEED_VARIABLES = ("GLIBC_TUNABLES",)
+
+
 def command_line(module: str) -> str:
     """The command of this process, as it can be given again."""
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    settings = [f"{name}={os.environ[name]}" for name in _SPEED_VARIABLES if os.environ.get(name)]
+    return shlex.join([*settings, "python", "-m", module, *sys.argv[1:]])
 
 
 @contextmanager

@@ -29,7 +29,8 @@ run, and they take turns, so that a slow minute of the machine falls on all of t
 of a turn, which wakes the process up, is not timed. It needs a quiet machine even so: torch's
 threads wait for each other, and one more busy process slows them tenfold, which would flatter ours;
 the load at the start is in the report. Compilation and a warm-up call come before. A speed is
-tokens per call over the seconds of the median call.
+tokens per call over the seconds of the median call. Both sides inherit the environment: a setting of the C
+library's allocator (README, huge pages) holds for both, and stands before the command in the report.
 Peak memory is measured in further processes that do nothing else: the most resident memory over
 three forward + backward calls minus that before the first. Compiling is left out of it (the
 process finds the executable in a cache that the one before filled); the growth with compilation
@@ -43,7 +44,6 @@ import datetime
 import json
 import os
 import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -55,6 +55,7 @@ from typing import Any
 
 import jax
 
+from experiments.comparison.command import command_line
 from experiments.efficiency import cases, report
 from experiments.efficiency.processes import ROOT, Worker, peer_interpreter, running
 
@@ -282,7 +283,7 @@ def main(arguments: Sequence[str]) -> None:
     effort = Effort(options.seconds, options.min_rounds, options.max_rounds)
     peer_python = peer_interpreter(options.peer_python)
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "experiments.efficiency.compare_peer", *arguments]),
+        "command": command_line("experiments.efficiency.compare_peer"),
         "machine": machine(peer_python),
         "rows": [],
     }
