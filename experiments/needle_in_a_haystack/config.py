@@ -23,7 +23,9 @@ class NeedleConfig:
       bare_lengths: tokens of prompt and answer in those steps; one after the other.
       train_lengths: likewise in the other steps.
       batch_tokens: of a training batch.
-      context_weight: of a token of the prompt in the loss; a token of the answer has 1.
+      bare_context_weight: of a token of the prompt in the loss of the first steps; a token of the answer has 1.
+      context_weight: likewise in the other steps. A model that is to predict the haystack learns to write it into its
+        memory, and needles of long texts are lost.
       test_lengths: tokens of prompt and answer in tests.
       test_samples: of each task and length; the paper's are 500.
       test_batch: sequences that are read at once.
@@ -42,7 +44,8 @@ class NeedleConfig:
     bare_lengths: tuple[int, ...] = (256,)
     train_lengths: tuple[int, ...] = (512, 1024)
     batch_tokens: int = 8192
-    context_weight: float = 0.02
+    bare_context_weight: float = 0.02
+    context_weight: float = 0.0
     test_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16_384)
     test_samples: int = 32
     test_batch: int = 16
@@ -68,9 +71,6 @@ class NeedleConfig:
             self.batch_tokens,
             "at least the longest of config.bare_lengths and config.train_lengths",
         )
-        require(
-            0 <= self.context_weight <= 1,
-            "config.context_weight",
-            self.context_weight,
-            "between 0 and 1",
-        )
+        for name in ("bare_context_weight", "context_weight"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"config.{name}", value, "between 0 and 1")

@@ -90,7 +90,10 @@ class Needles:
     def batch(self, index: int, seed: int) -> Batch:
         """Training batch `index` (see `experiments.comparison.Task`)."""
         bare = index < self.config.bare_steps
-        lengths = self.config.bare_lengths if bare else self.config.train_lengths
+        if bare:
+            lengths, context_weight = self.config.bare_lengths, self.config.bare_context_weight
+        else:
+            lengths, context_weight = self.config.train_lengths, self.config.context_weight
         length = lengths[index % len(lengths)]
         rng = random.Random(f"{seed} {index}")
         number = self.config.batch_tokens // length
@@ -101,7 +104,7 @@ class Needles:
             prompt, answer = self.encode(one.prompt), self.encode(one.answer)
             end = len(prompt) + len(answer)
             tokens[row, :end] = np.concatenate([prompt, answer])
-            weights[row, 1 : len(prompt)] = self.config.context_weight
+            weights[row, 1 : len(prompt)] = context_weight
             weights[row, len(prompt) : end] = 1.0
         return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "loss_mask": weights[:, 1:]}
 

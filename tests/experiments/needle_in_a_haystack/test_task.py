@@ -11,7 +11,12 @@ from experiments.needle_in_a_haystack.task import Needles
 from tests.experiments.test_command_line import command
 
 SMALL = NeedleConfig(
-    train_lengths=(512,), batch_tokens=1024, test_lengths=(512,), test_samples=2, test_batch=2
+    train_lengths=(512,),
+    batch_tokens=1024,
+    context_weight=0.02,
+    test_lengths=(512,),
+    test_samples=2,
+    test_batch=2,
 )
 
 
@@ -43,10 +48,11 @@ def test_the_answer_counts_most_and_is_what_follows_the_prompt(data):
 
 def test_the_first_steps_are_bare(data):
     changes = {"bare_steps": 2, "bare_lengths": (256, 224), "tasks": ("single_1",)}
-    task = Needles(data, dataclasses.replace(SMALL, **changes))
+    task = Needles(data, dataclasses.replace(SMALL, context_weight=0.5, **changes))
     for step, length in enumerate((256, 224, 512)):
         batch = task.batch(step, 0)
         assert batch["inputs"].shape == (1024 // length, length - 1)
+        assert set(np.unique(batch["loss_mask"])) == {0, np.float32(0.02 if step < 2 else 0.5), 1}
         text = bytes(batch["inputs"][0].tolist()).decode()
         assert " mentioned in the provided text" in text
         assert "One of the special" in text
@@ -99,6 +105,7 @@ def test_bad_input_is_refused_before_training(data, change, message):
         ({"batch_tokens": 16}, r"config\.batch_tokens"),
         ({"bare_steps": 500}, r"config\.bare_steps"),
         ({"context_weight": 2.0}, r"config\.context_weight"),
+        ({"bare_context_weight": -0.5}, r"config\.bare_context_weight"),
     ],
 )
 def test_settings_that_cannot_work(change, message):
