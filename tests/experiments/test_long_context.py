@@ -133,10 +133,13 @@ def test_only_what_varies_with_the_token_counts_as_its_matmuls():
     from experiments.efficiency.decode import token_matmuls
 
     shapes = [tuple(v.aval.shape for v in eqn.invars) for eqn in token_matmuls(model())]
-    # Query, key, value, output gate and output of 8 features, and the logits; none of the persistent tokens'.
+    # Query, key, value, output gate and output of 8 features, and the logits.
     assert shapes.count(((1, 8), (8, 8))) == 5
     assert ((1, 1, 8), (8, 256)) in shapes
-    assert not any(4 in left[:2] for left, _ in shapes)
+    # MAC's persistent tokens have keys and values that do not vary.
+    config = dataclasses.replace(model().config, variant="mac", num_heads=1, persistent_tokens=3)
+    dots = token_matmuls(Titans(config, rngs=nnx.Rngs(0)))
+    assert (3, 8) not in [eqn.invars[0].aval.shape for eqn in dots]
 
 
 def test_crossings_are_where_the_lines_meet():
