@@ -19,6 +19,8 @@ from experiments.training.checkpoints import CheckpointError
 from experiments.training.config import parse_flags
 
 _ROOT = Path(__file__).parents[2]
+#: Variables that do not change what is computed, but how fast.
+_SPEED_VARIABLES = ("GLIBC_TUNABLES",)
 
 
 def define_flags(name: str) -> None:
@@ -52,14 +54,16 @@ def output_path() -> Path:
     return Path(flags.FLAGS.output or Path(flags.FLAGS.workdir) / "results")
 
 
-#: Variables that do not change what is computed, but how fast.
-_SPEED_VARIABLES = ("GLIBC_TUNABLES",)
+def command_line(module: str, arguments: Sequence[str] | None = None) -> str:
+    """The command of this process, as it can be given again.
 
-
-def command_line(module: str) -> str:
-    """The command of this process, as it can be given again."""
+    Args:
+      module: what Python runs.
+      arguments: what the program was given; None for those of this process.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
     settings = [f"{name}={os.environ[name]}" for name in _SPEED_VARIABLES if os.environ.get(name)]
-    return shlex.join([*settings, "python", "-m", module, *sys.argv[1:]])
+    return shlex.join([*settings, "python", "-m", module, *given])
 
 
 @contextmanager

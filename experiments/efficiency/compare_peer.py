@@ -283,7 +283,7 @@ def main(arguments: Sequence[str]) -> None:
     effort = Effort(options.seconds, options.min_rounds, options.max_rounds)
     peer_python = peer_interpreter(options.peer_python)
     result: dict[str, Any] = {
-        "command": command_line("experiments.efficiency.compare_peer"),
+        "command": command_line("experiments.efficiency.compare_peer", arguments),
         "machine": machine(peer_python),
         "rows": [],
     }

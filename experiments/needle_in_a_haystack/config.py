@@ -24,8 +24,7 @@ class NeedleConfig:
       train_lengths: likewise in the other steps.
       batch_tokens: of a training batch.
       bare_context_weight: of a token of the prompt in the loss of the first steps; a token of the answer has 1.
-      context_weight: likewise in the other steps. A model that is to predict the haystack learns to write it into its
-        memory, and needles of long texts are lost.
+      context_weight: likewise in the other steps; above 0 the memory is rewarded for keeping the haystack.
       test_lengths: tokens of prompt and answer in tests.
       test_samples: of each task and length; the paper's are 500.
       test_batch: sequences that are read at once.
@@ -45,7 +44,7 @@ class NeedleConfig:
     train_lengths: tuple[int, ...] = (512, 1024)
     batch_tokens: int = 8192
     bare_context_weight: float = 0.02
-    context_weight: float = 0.0
+    context_weight: float = 0.02
     test_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16_384)
     test_samples: int = 32
     test_batch: int = 16

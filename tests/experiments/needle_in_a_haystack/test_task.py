@@ -13,7 +13,6 @@ from tests.experiments.test_command_line import command
 SMALL = NeedleConfig(
     train_lengths=(512,),
     batch_tokens=1024,
-    context_weight=0.02,
     test_lengths=(512,),
     test_samples=2,
     test_batch=2,
