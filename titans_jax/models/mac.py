@@ -3,7 +3,7 @@
 For each segment S of C tokens, with M the memory at the segment's start and n = norm(x):
 
     h_j = M*(q_j)                          recalled context, q from a projection of n      (Eq. 21)
-    y_i = n_i + Attn([p || h_1..h_i || n_1..n_i])                                          (Eq. 22, 23)
+    y_i = n_i + g Attn([p || h_1..h_i || n_1..n_i])                                        (Eq. 22, 23)
     M_i = M_{i-1} written with norm(y_i);  m_i = M_i*(norm(y_i))                           (Eq. 24)
     x_i <- x_i + W_O [y_i (x) m_i]                                                         (Eq. 25)
 
@@ -13,6 +13,10 @@ whole segment. Both leak the future; here both are causal token by token, as the
 y has the residual connection that the paper has "in all blocks" (4.4): Eq. 23 does not show one. Without it the token
 itself reaches memory and gate only through attention, whose averages are at first nearly the same for all tokens of a
 segment, and what the memory says can only scale such an average: the models train more slowly than their LMM.
+
+g is a learned gain per feature that starts at 0.1. Keys and queries of the memory are made of y, and an average over
+whatever else stands in the segment makes those of equal tokens differ: with g = 1 a small model that LMM teaches to
+recall a number in 300 steps has not learned it in 2500, with g = 0.1 it takes 500.
 
 Only what depends on the memory is sequential. The projections of n are made for all tokens at once; one
 `lax.scan` over segments recalls, attends, writes and reads.
@@ -36,7 +40,7 @@ from titans_jax.layers.cached_attention import (
     segment_cache,
     segment_cache_back,
 )
-from titans_jax.layers.norms import RMSNorm
+from titans_jax.layers.norms import RMSNorm, statistics_dtype
 from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.rotary import rotate
 from titans_jax.layers.self_attention import AttentionProjections
@@ -44,6 +48,10 @@ from titans_jax.memory.layer import HeadProjection, NeuralMemory, NeuralMemorySt
 from titans_jax.models.combine import GatedCombination
 from titans_jax.placement import by_sequences
 from titans_jax.typing import Array, Bool, FastWeights, Float, Int
+
+
+#: Where the attention's gain g starts.
+ATTENTION_GAIN = 0.1
 
 
 class MACState(NamedTuple):
@@ -88,6 +96,7 @@ class MemoryAsContext(nnx.Module):
         )
         self.context_norm = RMSNorm(dim, dtype, rngs=rngs)
         self.projections = AttentionProjections(dim, config.num_heads, dtype, rngs=rngs)
+        self.attention_gain = nnx.Param(jnp.full((dim,), ATTENTION_GAIN, statistics_dtype(dtype)))
         self.write_norm = RMSNorm(dim, dtype, rngs=rngs)
         self.memory = NeuralMemory(dim, memory, project_output=False, dtype=dtype, rngs=rngs)
         self.combination = GatedCombination(config, rngs=rngs)
@@ -332,7 +341,7 @@ class MemoryAsContext(nnx.Module):
         cache = put(cache, places, keys, values, jnp.tile(_valid(piece), (1, 2)))
         rotated_q = rotate(piece.q, slot, self.rope_base)[:, 0]
         out = attend_one(piece.q[:, 0], scores(rotated_q, cache), cache, *self._prefix())
-        attended = piece.inputs + out.reshape(piece.inputs.shape)
+        attended = self._with_residual(piece, out)
         remembered, memory = self._write(attended, state.memory, piece, freeze)
         end = (state.offset + 1) % self.segment
         opens = end == 0  # the next segment
@@ -376,7 +385,7 @@ class MemoryAsContext(nnx.Module):
         values: Float[Array, "B 2 S H K"],
         visible: Bool[Array, "B Q S"],
     ) -> Float[Array, "B Q D"]:
-        """y of Eq. 23, heads merged."""
+        """y of Eq. 23."""
         out = segment_attention(
             piece.q,
             keys,
@@ -386,7 +395,14 @@ class MemoryAsContext(nnx.Module):
             visible=visible,
             rope_base=self.rope_base,
         )
-        return piece.inputs + out.reshape(piece.inputs.shape)
+        return self._with_residual(piece, out)
+
+    def _with_residual(
+        self, piece: _Tokens, out: Float[Array, "B Q H K"] | Float[Array, "B H K"]
+    ) -> Float[Array, "B Q D"]:
+        """y of Eq. 23 from the attention's output, heads merged."""
+        gain = self.attention_gain[...].astype(out.dtype)
+        return piece.inputs + gain * out.reshape(piece.inputs.shape)
 
     def _write(
         self,
