@@ -49,7 +49,6 @@ from titans_jax.models.combine import GatedCombination
 from titans_jax.placement import by_sequences
 from titans_jax.typing import Array, Bool, FastWeights, Float, Int
 
-
 #: Where the attention's gain g starts.
 ATTENTION_GAIN = 0.1
 
