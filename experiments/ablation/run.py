@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> None:
         models = make_cases(
             config.cases, config.chunks, with_vocabulary(config.model, text.tokenizer)
         )
-        base = dataclasses.replace(config.model, vocab_size=VOCABULARY)
+        memory = dataclasses.replace(config.model.memory, step_scale=config.recall.step_scale)
+        base = dataclasses.replace(config.model, vocab_size=VOCABULARY, memory=memory)
         recalling = make_cases(config.cases, config.chunks, base)
         results = {
             "command": command_line("experiments.ablation.run"),

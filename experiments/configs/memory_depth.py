@@ -18,7 +18,7 @@ def get_config(size: str = "small") -> ConfigDict:
     if size == "small":
         config = MemoryDepthConfig(
             # Wide enough that a memory of depth 4 is made equal by the width, not by a layer less.
-            model=preset("tiny", "lmm", feed_forward=384),
+            model=preset("tiny", "lmm", dim=64, feed_forward=192),
             text=TextConfig(valid_fraction=0.003, test_bytes=65_536),
             study=StudyConfig(
                 steps=200, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER
