@@ -119,7 +119,8 @@ class Needles:
     def _before(self, length: int, rng: random.Random) -> np.ndarray:
         """So many tokens of the haystack of a task, without a needle."""
         haystack = self._haystack(rng.choice(self.config.tasks), "train")
-        lines, tokens = itertools.cycle(haystack.lines), []
+        lines = itertools.cycle(haystack.lines)
+        tokens: list[int] = []
         for line in itertools.islice(lines, rng.randrange(len(haystack.lines)), None):
             tokens.extend(self.encode(line + haystack.separator))
             if len(tokens) >= length:
