@@ -32,6 +32,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"gain", ("tensor", None)),
     (r"persistent/tokens", (None, "fsdp")),
     (r"scale", (None,)),
+    (r"attention_gain", (None,)),
 )
 
 
