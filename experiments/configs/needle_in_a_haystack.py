@@ -18,8 +18,8 @@ def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small", or one of the paper's."""
     if size == "small":
         base = small()
-        # theta up to 16 % of the whole step at each token, from weights no older than 16: what is seen once must be
-        # found again, and with chunks of a whole segment MAC does not learn to.
+        # theta up to 16 % of the whole step at each token, from weights no more than 16 tokens old: what is seen
+        # once must be found again, and with chunks of a whole segment MAC does not learn to in as many steps.
         memory = dataclasses.replace(base.memory, chunk=16, step_scale=2.56)
         config = NeedleConfig(
             model=dataclasses.replace(base, memory=memory),

@@ -1,7 +1,6 @@
 """Configuration of the needle experiment."""
 
 import dataclasses
-import math
 
 from experiments.comparison import StudyConfig
 from experiments.needle_in_a_haystack.samples import TASKS
@@ -23,8 +22,6 @@ class NeedleConfig:
       bare_steps: the first steps of a training, whose prompts lack the instruction and the question.
       bare_lengths: tokens of prompt and answer in those steps; one after the other.
       train_lengths: likewise in the other steps.
-      before_lengths: tokens of haystack that those prompts come after, one length after the other. No gradient goes
-        through them: the prompts start from the state that they leave (titans_jax/models/loss.py).
       batch_tokens: of a training batch.
       bare_context_weight: of a token of the prompt in the loss of the first steps; a token of the answer has 1.
       context_weight: likewise in the other steps; above 0 the memory is rewarded for keeping the haystack.
@@ -45,7 +42,6 @@ class NeedleConfig:
     bare_steps: int = 0
     bare_lengths: tuple[int, ...] = (256,)
     train_lengths: tuple[int, ...] = (512, 1024)
-    before_lengths: tuple[int, ...] = (0,)
     batch_tokens: int = 8192
     bare_context_weight: float = 0.02
     context_weight: float = 0.02
@@ -55,14 +51,7 @@ class NeedleConfig:
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
-        for name in (
-            "tasks",
-            "bare_lengths",
-            "train_lengths",
-            "before_lengths",
-            "test_lengths",
-            "models",
-        ):
+        for name in ("tasks", "bare_lengths", "train_lengths", "test_lengths", "models"):
             require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
         for task in self.tasks:
             require(task in TASKS, "config.tasks", task, f"one of {TASKS}")
@@ -80,20 +69,6 @@ class NeedleConfig:
             "config.batch_tokens",
             self.batch_tokens,
             "at least the longest of config.bare_lengths and config.train_lengths",
-        )
-        unit = math.lcm(self.model.segment, self.model.memory.chunk)
-        for length in self.before_lengths:
-            require(
-                is_count(length, 0) and length % unit == 0,
-                "config.before_lengths",
-                length,
-                f"0 or a multiple of {unit}, of segments and chunks",
-            )
-        require(
-            not any(self.before_lengths) or "transformer" not in self.models,
-            "config.before_lengths",
-            self.before_lengths,
-            "(0,) with the model transformer, whose state has no fixed size",
         )
         for name in ("bare_context_weight", "context_weight"):
             value = getattr(self, name)

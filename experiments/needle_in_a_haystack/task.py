@@ -1,13 +1,11 @@
 """Needles as a task of a study: trained on short haystacks, judged by what a model answers in long ones.
 
 In training the answer's tokens count fully and the prompt's a little, so that a small model learns to recall before it
-learns to write. A prompt may come after tokens that only the memory has read. A test prompt is read as a stream, block
-by block, and the answer is generated greedily, as many tokens as the value has. The learning rate is chosen by the
-answers' loss on other training prompts.
+learns to write. A test prompt is read as a stream, block by block, and the answer is generated greedily, as many tokens
+as the value has. The learning rate is chosen by the answers' loss on other training prompts.
 """
 
 import dataclasses
-import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -82,10 +80,8 @@ class Needles:
         self, task: str, part: str, length: int, rng: random.Random, bare: bool = False
     ) -> Sample:
         """A sample in the haystack of a part, "train" or "test"."""
-        return make_sample(task, self._haystack(task, part), length, self.tokenizer, rng, bare)
-
-    def _haystack(self, task: str, part: str) -> Haystack:
-        return self._noise if task == "single_1" else self._prose[part]
+        haystack: Haystack = self._noise if task == "single_1" else self._prose[part]
+        return make_sample(task, haystack, length, self.tokenizer, rng, bare)
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text."""
@@ -110,22 +106,7 @@ class Needles:
             tokens[row, :end] = np.concatenate([prompt, answer])
             weights[row, 1 : len(prompt)] = context_weight
             weights[row, len(prompt) : end] = 1.0
-        batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "loss_mask": weights[:, 1:]}
-        before = self.config.before_lengths[index % len(self.config.before_lengths)]
-        if before and not bare:
-            batch["before"] = self._before(before, rng)[None]
-        return batch
-
-    def _before(self, length: int, rng: random.Random) -> np.ndarray:
-        """So many tokens of the haystack of a task, without a needle."""
-        haystack = self._haystack(rng.choice(self.config.tasks), "train")
-        lines = itertools.cycle(haystack.lines)
-        tokens: list[int] = []
-        for line in itertools.islice(lines, rng.randrange(len(haystack.lines)), None):
-            tokens.extend(self.encode(line + haystack.separator))
-            if len(tokens) >= length:
-                return np.asarray(tokens[:length], np.int32)
-        raise ValueError("the haystack has no lines")
+        return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "loss_mask": weights[:, 1:]}
 
     def evaluate(self, model: Titans) -> dict[str, Any]:
         """Accuracy by task and length; selection by the loss of answers in other training prompts."""

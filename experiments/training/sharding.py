@@ -31,8 +31,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"initial_weights/\d+", ("tensor", "fsdp", None)),
     (r"gain", ("tensor", None)),
     (r"persistent/tokens", (None, "fsdp")),
-    (r"scale", (None,)),
-    (r"attention_gain", (None,)),
+    (r"(scale|attention_gain)", (None,)),
 )
 
 

@@ -15,8 +15,8 @@ itself reaches memory and gate only through attention, whose averages are at fir
 segment, and what the memory says can only scale such an average: the models train more slowly than their LMM.
 
 g is a learned gain per feature that starts at 0.1. Keys and queries of the memory are made of y, and an average over
-whatever else stands in the segment makes those of equal tokens differ: with g = 1 a small model that LMM teaches to
-recall a number in 300 steps has not learned it in 2500, with g = 0.1 it takes 500.
+whatever else stands in the segment makes those of equal tokens differ: the louder it is, the later a model learns to
+find again what it wrote.
 
 Only what depends on the memory is sequential. The projections of n are made for all tokens at once; one
 `lax.scan` over segments recalls, attends, writes and reads.

@@ -9,10 +9,8 @@ import pytest
 from experiments.needle_in_a_haystack.config import NeedleConfig
 from experiments.needle_in_a_haystack.task import Needles
 from tests.experiments.test_command_line import command
-from titans_jax import preset
 
 SMALL = NeedleConfig(
-    model=preset("tiny", "mac"),
     train_lengths=(512,),
     batch_tokens=1024,
     test_lengths=(512,),
@@ -58,21 +56,6 @@ def test_the_first_steps_are_bare(data):
         assert " mentioned in the provided text" in text
         assert "One of the special" in text
         assert ("I will quiz you" in text) == (step == 2)
-
-
-def test_prompts_come_after_haystack_when_they_are_not_bare(data):
-    changes = {"bare_steps": 1, "bare_lengths": (256,), "tasks": ("single_2",)}
-    task = Needles(data, dataclasses.replace(SMALL, before_lengths=(0, 128, 64), **changes))
-    assert "before" not in task.batch(0, 0)
-    assert task.batch(2, 0)["before"].shape == (1, 64)
-    assert "before" not in task.batch(3, 0)
-    before = task.batch(4, 0)["before"]
-    assert before.shape == (1, 128)
-    text = bytes(before[0].tolist()).decode()
-    assert "of train_1 is short." in text
-    assert "special magic" not in text
-    np.testing.assert_array_equal(before, task.batch(4, 0)["before"])
-    assert (before != task.batch(7, 0)["before"]).any()
 
 
 def test_training_never_reads_the_test_haystack(data):
@@ -121,11 +104,6 @@ def test_bad_input_is_refused_before_training(data, change, message):
         ({"batch_tokens": 16}, r"config\.batch_tokens"),
         ({"bare_steps": 500}, r"config\.bare_steps"),
         ({"context_weight": 2.0}, r"config\.context_weight"),
-        ({"before_lengths": (0, 100)}, r"config\.before_lengths must be 0 or a multiple"),
-        (
-            {"before_lengths": (64,), "models": ("transformer",)},
-            r"config\.before_lengths .* transformer",
-        ),
         ({"bare_context_weight": -0.5}, r"config\.bare_context_weight"),
     ],
 )
