@@ -42,8 +42,6 @@ class RecallConfig:
       batch_tokens: of a training batch.
       test_lengths: where accuracy is reported.
       test_sequences: number of each length.
-      step_scale: c of the memories that recall. What is told once must be found again: with the 0.64 of language
-        modelling the base has hardly begun to after 300 steps.
     """
 
     pairs: int = 4
@@ -51,7 +49,6 @@ class RecallConfig:
     batch_tokens: int = 2048
     test_lengths: tuple[int, ...] = (128, 512, 2048)
     test_sequences: int = 64
-    step_scale: float = 2.56
 
     def __post_init__(self) -> None:
         require(1 <= self.pairs <= KINDS, "config.recall.pairs", self.pairs, f"1 to {KINDS}")

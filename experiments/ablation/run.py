@@ -36,8 +36,7 @@ def main(argv: Sequence[str]) -> None:
         models = make_cases(
             config.cases, config.chunks, with_vocabulary(config.model, text.tokenizer)
         )
-        memory = dataclasses.replace(config.model.memory, step_scale=config.recall.step_scale)
-        base = dataclasses.replace(config.model, vocab_size=VOCABULARY, memory=memory)
+        base = dataclasses.replace(config.model, vocab_size=VOCABULARY)
         recalling = make_cases(config.cases, config.chunks, base)
         results = {
             "command": command_line("experiments.ablation.run"),

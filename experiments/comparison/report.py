@@ -22,15 +22,20 @@ def write_results(results: dict[str, Any], output: Path, markdown: Markdown, plo
       plot: draws the picture.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(output.with_suffix(".json"), results)
+    write_json(_file(output, ".json"), results)
     rewrite(output, markdown, plot)
 
 
 def rewrite(output: Path, markdown: Markdown, plot: Plot) -> None:
     """Makes page and picture again from OUTPUT.json."""
-    results = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
-    output.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
-    plot(results, output.with_suffix(".png"))
+    results = json.loads(_file(output, ".json").read_text(encoding="utf-8"))
+    _file(output, ".md").write_text(markdown(results), encoding="utf-8")
+    plot(results, _file(output, ".png"))
+
+
+def _file(output: Path, suffix: str) -> Path:
+    """One of the three files: the name may have dots of its own."""
+    return output.with_name(output.name + suffix)
 
 
 def entry(

@@ -174,12 +174,12 @@ def test_the_report_is_made_of_the_json_alone(finished, tmp_path):
     def plot(results, path):
         path.write_bytes(results["command"].encode())
 
-    report.write_results(results, tmp_path / "results", markdown, plot)
-    page = (tmp_path / "results.md").read_text()
+    report.write_results(results, tmp_path / "rate_0.5", markdown, plot)
+    page = (tmp_path / "rate_0.5.md").read_text()
     model = finished[1]["models"]["one"]
     assert "python -m something" in page
     assert f"{model['parameters']:,} parameters; 6 steps" in page
     assert f"**{min(v for v in model['sweep'].values()):.4f}**" in page
     mean, std = (100 * model[x]["accuracy"]["here"] for x in ("mean", "std"))
     assert f"{mean:.1f} ± {std:.1f}" in page
-    assert (tmp_path / "results.png").read_bytes() == b"python -m something"
+    assert (tmp_path / "rate_0.5.png").read_bytes() == b"python -m something"
