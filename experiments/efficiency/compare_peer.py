@@ -21,7 +21,9 @@ and forgetting step at every token, and every token reads the memory it has just
 theirs steps once per chunk and reads the memory of the chunk's start. Its memory's activation is
 SiLU, theirs GELU.
 
-Both use all cores: torch by its threads, JAX by one CPU device per core, over which the sequences (or
+On a GPU, where both sides find it by themselves (`--markdown=experiments/results/compare_peer_gpu.md`), float32 matmuls
+of both are TF32, which is JAX's default there and what torch calls "high", and memory is what the allocator gave.
+On a CPU both use all cores: torch by its threads, JAX by one CPU device per core, over which the sequences (or
 the heads, where there is one sequence) are sharded.
 
 How it is measured: each side of each row is a process of its own that stays alive while the others
@@ -148,6 +150,7 @@ def measure_row(case: cases.Case, peer_python: str, effort: Effort) -> dict[str,
     row: dict[str, Any] = {"case": dataclasses.asdict(case), "speed": {side: {} for side in SIDES}}
     rates = []
     with running({side: start(side, case, peer_python) for side in SIDES}) as workers:
+        row["devices"] = {side: one.ask("device") for side, one in workers.items()}
         for which in cases.PASSES:
             rates.append(workers["ours"].ask("matmul"))
             durations = take_turns(workers, which, effort)
@@ -292,6 +295,8 @@ def main(arguments: Sequence[str]) -> None:
         result["rows"].append(row)
         print(report.describe_row(row), flush=True)
     result["scaling"] = measure_scaling(Effort(10.0, 2, 5)) if options.scaling else []
+    used = {name for row in result["rows"] for name in row["devices"].values() if name}
+    result["machine"]["accelerator"] = ", ".join(sorted(used))
     result["summary"] = cases.summary_line(result["rows"])
     for path, text in (
         (options.json, json.dumps(result, indent=2) + "\n"),

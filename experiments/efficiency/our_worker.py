@@ -13,7 +13,7 @@ The options to XLA's compiler are those of a training run.
 import json
 import os
 import sys
-import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -110,21 +110,28 @@ def main() -> None:
         jax.value_and_grad(loss, argnums=(0, 1)), compiler_options=compiler_options()
     )
 
+    gpu, device = jax.default_backend() == "gpu", jax.devices()[0]
+
     def matmul() -> float:
-        a = jax.random.normal(jax.random.key(1), (2048, 2048), jnp.float32)
+        size = worker.GPU_MATMUL if gpu else worker.CPU_MATMUL
+        a = jax.random.normal(jax.random.key(1), (size, size), jnp.float32)
         product = jax.jit(jnp.dot)
-        best = float("inf")
-        for _ in range(6):
-            start = time.perf_counter()
-            jax.block_until_ready(product(a, a))
-            best = min(best, time.perf_counter() - start)
-        return 2 * 2048**3 / best
+        return worker.matmul_rate(lambda: jax.block_until_ready(product(a, a)), size)
+
+    def gpu_growth(call: Callable[[], None], calls: int) -> int:
+        before = device.memory_stats()["bytes_in_use"]
+        for _ in range(calls):
+            call()
+        return device.memory_stats()["peak_bytes_in_use"] - before
 
     passes = {
         "fwd": lambda: jax.block_until_ready(forward(parameters, x)),
         "fwdbwd": lambda: jax.block_until_ready(forward_backward(parameters, x)),
     }
-    worker.serve(passes, matmul)
+    if gpu:
+        worker.serve(passes, matmul, device.device_kind, gpu_growth)
+    else:
+        worker.serve(passes, matmul)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ jax nor titans_jax.
 
 import json
 import sys
-import time
+from collections.abc import Callable
 
 import torch
 from titans_pytorch import MemoryMLP, NeuralMemory
@@ -32,12 +32,36 @@ def build(case: cases.Case, rule: str) -> tuple[torch.nn.Module, torch.Tensor]:
         mem_model_norm_add_residual=False,
         qk_rmsnorm=True,
     )
-    return memory, torch.randn(case.batch, case.length, case.dim)
+    memory, x = memory.to(device()), torch.randn(case.batch, case.length, case.dim)
+    return memory, x.to(device())
+
+
+def device() -> str:
+    """Where theirs runs: the GPU, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def wait() -> None:
+    """Returns when the GPU has done what it was given."""
+    if device() == "cuda":
+        torch.cuda.synchronize()
+
+
+def gpu_growth(call: Callable[[], None], calls: int) -> int:
+    """Peak of the GPU's allocated memory over `calls` calls minus that before the first, in bytes."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    for _ in range(calls):
+        call()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def main() -> None:
     """Reads the case and the rule from the command line, then serves requests."""
     case, rule = cases.Case(**json.loads(sys.argv[1])), sys.argv[2]
+    torch.set_float32_matmul_precision(
+        "high"
+    )  # TF32 on a GPU, as JAX by default; no effect on a CPU
     memory, x = build(case, rule)
     x.requires_grad_()
     wanted = [*memory.parameters(), x]
@@ -45,21 +69,28 @@ def main() -> None:
     def forward() -> None:
         with torch.no_grad():
             memory(x)
+        wait()
 
     def forward_backward() -> None:
         y, _ = memory(x)
         torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)
+        wait()
 
     def matmul() -> float:
-        a = torch.randn(2048, 2048)
-        best = float("inf")
-        for _ in range(6):
-            start = time.perf_counter()
-            a @ a
-            best = min(best, time.perf_counter() - start)
-        return 2 * 2048**3 / best
+        size = worker.GPU_MATMUL if device() == "cuda" else worker.CPU_MATMUL
+        a = torch.randn(size, size, device=device())
 
-    worker.serve({"fwd": forward, "fwdbwd": forward_backward}, matmul)
+        def product() -> None:
+            a @ a
+            wait()
+
+        return worker.matmul_rate(product, size)
+
+    passes = {"fwd": forward, "fwdbwd": forward_backward}
+    if device() == "cuda":
+        worker.serve(passes, matmul, torch.cuda.get_device_name(), gpu_growth)
+    else:
+        worker.serve(passes, matmul)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"    {report['command']}",
         "",
+        f"{place['accelerator']}{', beside ' if place['accelerator'] else ''}"
         f"{place['processor']}, {place['cores']} cores, Python {place['python']},"
         f" jax {place['jax']}, {place['peer']}, {place['date']}."
         f" Load average before the first row: {place['load']:.2f}."

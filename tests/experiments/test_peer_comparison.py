@@ -103,6 +103,7 @@ def test_page_has_every_row_the_command_and_the_line_of_means():
             "jax": "0",
             "peer": "t 1",
             "date": "d",
+            "accelerator": "",
         },
         "rows": [row],
         "scaling": [{"length": 1024, "fwd": 1.5, "fwdbwd": 4.5}],
