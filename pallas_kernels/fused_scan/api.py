@@ -53,8 +53,8 @@ def fused_scan(
         consts: leaves ``[Gc, rows, cols]``, Gc a divisor of G; group g sees ``const[g % Gc]``.
         carry: leaves ``[G, rows, cols]``.
         xs: leaves ``[G, N, rows, cols]``, at least one.
-        implementation: what runs: "xla" (``lax.scan``), "mosaic_tpu" or "triton". None: by the
-            platform for which the computation is lowered, with XLA where a kernel does not fit.
+        implementation: what runs: "xla" (``lax.scan``), "mosaic_tpu" or "triton". None:
+            the kernel where the computation is lowered for a TPU and it fits, else XLA.
         checkpoint_every: chunks between two carries that are saved for backward, which recomputes
             those in between. None: the fastest under a budget of saved bytes (blocking.py).
         saved_dtype: dtype of the saved carries, one that every leaf's own contains, such as bfloat16

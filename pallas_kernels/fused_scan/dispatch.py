@@ -2,8 +2,8 @@
 
 With no implementation named it is decided when the computation is lowered, by
 ``jax.lax.platform_dependent`` inside the custom VJP, and not by the default backend: a computation
-lowered ahead of time on a CPU host for a TPU gets the TPU's kernel. All executions save the same
-residuals, so that nothing is saved twice.
+lowered ahead of time on a CPU host for a TPU gets the TPU's kernel. A GPU's kernel runs where it is named
+only (triton_gpu.py says why). All executions save the same residuals, so that nothing is saved twice.
 """
 
 import dataclasses
@@ -70,21 +70,15 @@ def plan(
     if implementation == "triton":
         return _for_triton(problems)[0], _by_triton(bool(interpret))
 
-    # One choice of segments for all platforms, since they share what is saved: each keeps what it supports. What
-    # is lowered where a GPU is, is for the GPU.
-    kernels = {}
-    if not is_tpu:
-        try:
-            problems = _for_triton(problems)
-            kernels["cuda"] = _by_triton(False)
-        except UnsupportedError as error:
-            _log_fallback(error, jax.default_backend() == "gpu")
+    # One choice of segments for all platforms, since they share what is saved.
     try:
         problems = _supported(problems, fits)
-        kernels["tpu"] = _by_mosaic(cut, False)
     except UnsupportedError as error:
-        _log_fallback(error, is_tpu)
-    return problems[0], _by_platform(BY_XLA, kernels)
+        # Loudly where a TPU is the target.
+        level = logging.WARNING if is_tpu else logging.INFO
+        logger.log(level, "XLA runs instead: %s", error)
+        return problems[0], BY_XLA
+    return problems[0], _by_platform(BY_XLA, {"tpu": _by_mosaic(cut, False)})
 
 
 def _supported(problems: list[Problem], check: Callable[[Problem], Any]) -> list[Problem]:
@@ -105,11 +99,6 @@ def _supported(problems: list[Problem], check: Callable[[Problem], Any]) -> list
 def _for_triton(problems: list[Problem]) -> list[Problem]:
     triton_gpu.check_step(problems[0])
     return _supported(problems, triton_gpu.check_carry)
-
-
-def _log_fallback(error: UnsupportedError, is_target: bool) -> None:
-    """Says that XLA runs instead of a kernel, loudly where the kernel's platform is the target."""
-    logger.log(logging.WARNING if is_target else logging.INFO, "XLA runs instead: %s", error)
 
 
 def _by_mosaic(cut: Cut, interpret: Interpret) -> Execution:

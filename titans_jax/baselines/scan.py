@@ -53,7 +53,7 @@ def chunk_scan(
         The state after the last token, and the outputs.
     """
     if execution == "auto":
-        execution = "chunked" if target_platform() == "cpu" else "fused"
+        execution = "fused" if target_platform() == "tpu" else "chunked"
     leaf = jax.tree.leaves(tokens)[0]
     batch, length, heads = leaf.shape[:3]
     chunk = min(chunk, length)

@@ -3,10 +3,10 @@
 The prefix meets the unrotated query and the keys the rotated one. One softmax over both is one product of
 twice the width: queries [rotated, unrotated] with keys [key, 0] and prefix keys [0, key].
 
-cuDNN serves float16 and bfloat16 and heads up to a width that depends on the GPU, which JAX checks while
-tracing and only where a GPU is present; what it refuses, and what is lowered for a GPU on another host, is
-left to XLA by `attention.attend`. The XLA form of ``jax.nn.dot_product_attention`` is never chosen: it is what
-`attention.attend` computes, at twice the width.
+cuDNN serves float16 and bfloat16, which is asked here because JAX's own answer differs between its versions, and
+heads up to a width that depends on the GPU, which JAX checks while tracing and only where a GPU is present; what it
+refuses, and what is lowered for a GPU on another host, is left to XLA by `attention.attend`. The XLA form of
+``jax.nn.dot_product_attention`` is never chosen: it is what `attention.attend` computes, at twice the width.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def runs(
     Args:
         q, rotated_q, rotated_keys, values, visible, prefix_keys, prefix_values: as for `attend`.
     """
-    if q.shape[-3] < FEWEST_QUERIES or not target_platform() == jax.default_backend() == "gpu":
+    if q.dtype not in (jnp.float16, jnp.bfloat16) or q.shape[-3] < FEWEST_QUERIES:
+        return False
+    if not target_platform() == jax.default_backend() == "gpu":
         return False
 
     def loss(q: Array, *others: Any) -> Array:

@@ -2,8 +2,8 @@
 
     sequential         token by token, Eq. 12-15 with ``jax.grad``: the oracle
     token              a single token, its gradient by hand: decoding
-    chunked            ``lax.scan`` over chunks in the dual form: the default on a CPU
-    fused              the same in one kernel, M and S on the chip: the default on TPU and GPU
+    chunked            ``lax.scan`` over chunks in the dual form: the default on CPU and GPU
+    fused              the same in one kernel, M and S on the chip: the default on a TPU
     associative_scan   parallel within a chunk; also for any pure function as the memory network
     online             chunk 1 with a linear memory, solved tile by tile
 
@@ -196,7 +196,7 @@ def choose_execution(
             return "associative_scan"
         if chunk == 1 and linear and reset is None:
             return "online"
-        return "chunked" if target_platform() == "cpu" else "fused"
+        return "fused" if target_platform() == "tpu" else "chunked"
     if execution == "token" and length != 1:
         raise ValueError(f"execution 'token' takes one token at a time, got {length}")
     if execution in ("token", "chunked", "fused") and not dense:

@@ -142,7 +142,7 @@ def fused_chunk_scan(
     bound_step: bool = False,
     **options,
 ) -> tuple[Carry, FastWeights, Float[Array, "N tiles B R H K"]]:
-    """`chunked.chunked_scan`, whose arguments and results these are, by a kernel on TPU and GPU.
+    """`chunked.chunked_scan`, whose arguments and results these are, by a kernel on a TPU.
 
     Args:
         network, gain, carry, anchor, tokens, initial, read, bound_step: see there.

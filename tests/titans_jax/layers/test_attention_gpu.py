@@ -56,6 +56,10 @@ def test_cudnn_does_not_run_without_a_gpu(monkeypatch):
     by_xla = functools.partial(attention_gpu.attend, implementation="xla")
     monkeypatch.setattr(attention_gpu, "attend", by_xla)
     assert attention_gpu.runs(*arguments)
+    wide = jax.tree.map(
+        lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, arguments
+    )
+    assert not attention_gpu.runs(*wide)
     few = (*(x[..., :2, :, :] for x in tokens[:2]), *tokens[2:], visible[..., :2, :], *persistent)
     assert not attention_gpu.runs(*few)
 
