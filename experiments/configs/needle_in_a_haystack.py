@@ -31,7 +31,7 @@ def get_config(size: str = "small") -> ConfigDict:
             batch_tokens=4096,
             bare_context_weight=0.0,
             context_weight=0.0,
-            study=StudyConfig(steps=2000, learning_rates=(2e-3,), optimizer=OPTIMIZER),
+            study=StudyConfig(steps=1200, learning_rates=(2e-3, 4e-3), optimizer=OPTIMIZER),
         )
         return as_config_dict(config)
     config = NeedleConfig(
