@@ -19,8 +19,8 @@ def get_config(size: str = "small") -> ConfigDict:
     if size == "small":
         base = small()
         # theta up to 16 % of the whole step at each token, from weights no more than 16 tokens old: what is seen
-        # once must be found again, and with chunks of a whole segment MAC does not learn to in as many steps. Nor does
-        # it with two heads: keys of one head of 64 features are easier to tell apart.
+        # once must be found again, and with chunks of a whole segment MAC does not learn to in as many steps. One
+        # head: keys of 64 features are easier to tell apart than those of two heads of 32.
         memory = dataclasses.replace(base.memory, num_heads=1, chunk=16, step_scale=2.56)
         config = NeedleConfig(
             model=dataclasses.replace(base, memory=memory),

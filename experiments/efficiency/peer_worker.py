@@ -59,9 +59,8 @@ def gpu_growth(call: Callable[[], None], calls: int) -> int:
 def main() -> None:
     """Reads the case and the rule from the command line, then serves requests."""
     case, rule = cases.Case(**json.loads(sys.argv[1])), sys.argv[2]
-    torch.set_float32_matmul_precision(
-        "high"
-    )  # TF32 on a GPU, as JAX by default; no effect on a CPU
+    if device() == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX by default
     memory, x = build(case, rule)
     x.requires_grad_()
     wanted = [*memory.parameters(), x]

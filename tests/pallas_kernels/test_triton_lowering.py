@@ -51,9 +51,11 @@ class TestLowering:
         assert kernels(lowered(memory_step(network), *args, implementation="triton")) == 2
 
     def test_segments_are_those_that_fit(self):
+        def step(consts, carry, x):
+            return carry + x, x
+
         # Bound by memory it would save every eighth carry, of which registers cannot hold as many.
         carry, xs = jnp.ones((2, 64, 128), jnp.float32), jnp.ones((2, 9, 64, 128), jnp.float32)
-        step = lambda consts, carry, x: (carry + x, x)  # noqa: E731
         module = lowered(step, (), carry, xs, implementation="triton")
         assert kernels(module) == 2
 
