@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from experiments.babilong.config import BabilongConfig
 from experiments.comparison import StudyConfig
 from experiments.configs.language_modeling import OPTIMIZER
+from experiments.configs.needle_in_a_haystack import recalling
 from experiments.training.config import as_config_dict
 from titans_jax import preset
 
@@ -16,9 +17,9 @@ def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small", or one of the paper's."""
     if size == "small":
         study = StudyConfig(
-            steps=1500, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER
+            steps=1500, learning_rates=(2e-3, 8e-3), seeds=(0, 1), optimizer=OPTIMIZER
         )
-        return as_config_dict(BabilongConfig(model=preset("tiny", "mac"), study=study))
+        return as_config_dict(BabilongConfig(model=recalling(), study=study))
     config = BabilongConfig(
         model=preset(size, "mac"),
         tokenizer="bpe:32000",

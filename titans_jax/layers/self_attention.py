@@ -20,6 +20,7 @@ from titans_jax.layers.cached_attention import (
     ring_attention,
 )
 from titans_jax.layers.linear import linear
+from titans_jax.layers.norms import RMSNorm
 from titans_jax.placement import by_heads
 from titans_jax.typing import Array, Bool, Float
 
@@ -28,7 +29,12 @@ AttentionState = WindowState | FullState | RingState | FullCache
 
 
 class AttentionProjections(nnx.Module):
-    """Queries, keys and values, split into heads."""
+    """Queries, keys and values, split into heads; queries and keys normalised (paper, 4.4).
+
+    The norm has a learned gain per feature, as in Dehghani et al. (2023), since scores between unit vectors could not
+    choose among many keys. Without it scores grow without bound, and MAC and MAG diverge at rates that their memory
+    alone trains at.
+    """
 
     def __init__(self, dim: int, num_heads: int, dtype: jax.typing.DTypeLike, *, rngs: nnx.Rngs):
         """Makes the three projections.
@@ -40,19 +46,21 @@ class AttentionProjections(nnx.Module):
             rngs: source of the initial parameters.
         """
         self.num_heads = num_heads
+        self.query_norm = RMSNorm(dim // num_heads, dtype, rngs=rngs)
+        self.key_norm = RMSNorm(dim // num_heads, dtype, rngs=rngs)
         self.query = linear(dim, dim, dtype, rngs=rngs)
         self.key = linear(dim, dim, dtype, rngs=rngs)
         self.value = linear(dim, dim, dtype, rngs=rngs)
 
     def queries(self, x: Float[Array, "... D"]) -> Float[Array, "... H K"]:
         """Queries of every token."""
-        return self._split(self.query(x))
+        return self.query_norm(self._split(self.query(x)))
 
     def keys_values(
         self, x: Float[Array, "... D"]
     ) -> tuple[Float[Array, "... H K"], Float[Array, "... H K"]]:
         """Keys and values of every token."""
-        return self._split(self.key(x)), self._split(self.value(x))
+        return self.key_norm(self._split(self.key(x))), self._split(self.value(x))
 
     def _split(self, x: Float[Array, "... D"]) -> Float[Array, "... H K"]:
         heads = x.reshape(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads)

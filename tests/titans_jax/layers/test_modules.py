@@ -10,8 +10,9 @@ from tests.tolerances import OUTPUT_F64, assert_close
 from titans_jax.layers.cached_attention import decoding_state
 from titans_jax.layers.feed_forward import SwiGLU
 from titans_jax.layers.linear import linear
+from titans_jax.layers.norms import rms_norm
 from titans_jax.layers.persistent import PersistentTokens
-from titans_jax.layers.self_attention import SelfAttention
+from titans_jax.layers.self_attention import AttentionProjections, SelfAttention
 
 
 def test_linear_has_the_deviation_it_says():
@@ -40,6 +41,19 @@ def test_no_persistent_tokens_are_no_parameters():
     some = PersistentTokens(3, 4, jnp.bfloat16, rngs=nnx.Rngs(0))
     assert (some().shape, some().dtype) == ((3, 4), jnp.bfloat16)
     assert (some() != 0).all()
+
+
+def test_queries_and_keys_have_the_length_of_their_gain():
+    layer = AttentionProjections(8, 2, jnp.float64, rngs=nnx.Rngs(0))
+    layer.query_norm.scale[...] = jnp.arange(1.0, 5)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 8)))
+    kernels = (np.asarray(p.kernel[...]) for p in (layer.query, layer.key, layer.value))
+    q, k, v = ((x @ kernel).reshape(3, 5, 2, 4) for kernel in kernels)
+    assert_close(layer.queries(x), rms_norm(q, jnp.arange(1.0, 5)), OUTPUT_F64)
+    keys, values = layer.keys_values(x)
+    assert_close(keys, rms_norm(k, jnp.ones(4)), OUTPUT_F64)
+    assert_close(values, v, OUTPUT_F64)
+    assert_close(jnp.linalg.norm(keys, axis=-1), np.full((3, 5, 2), 2.0), 1e-4)
 
 
 def test_full_attention_asks_for_the_length_of_the_stream():

@@ -29,7 +29,7 @@ def test_the_product(combine):
     layer = GatedCombination(config, rngs=nnx.Rngs(0))
     layer.attention_norm.scale[...] = 2 * layer.attention_norm.scale[...]
     y, m = jax.random.normal(jax.random.key(0), (2, 3, 4, config.dim), jnp.float64)
-    expected = FORMULAS[combine](2 * normalised(y), normalised(m)) @ layer.output.kernel[...]
+    expected = FORMULAS[combine](2 * normalised(y), m) @ layer.output.kernel[...]
     assert_close(layer(y, m), expected, OUTPUT_F64)
 
 
