@@ -37,7 +37,7 @@ class AttentionProjections(nnx.Module):
     """
 
     def __init__(self, dim: int, num_heads: int, dtype: jax.typing.DTypeLike, *, rngs: nnx.Rngs):
-        """Makes the three projections.
+        """Makes the three projections and the two norms.
 
         Args:
             dim: model dimension, a multiple of `num_heads`.

@@ -9,9 +9,9 @@ output projection into the residual stream. With y and m normalised, there are t
 In the first the memory can only scale y, which differs from token to token: what it recalls reaches the residual stream
 as a product alone. In the second each gates the other.
 
-y is normalised here; m was by the memory itself, head by head and before its linear gate (memory/layer.py). Once more
-after the gate, as this module did at first, would undo it where it closes all features at once: a memory that has
-nothing to say would speak as loudly as one that has.
+y is normalised here; m was by the memory itself, head by head and before its linear gate (memory/layer.py). A norm
+after the gate would undo it where it closes all features at once: a memory that has nothing to say would speak as
+loudly as one that has.
 """
 
 from __future__ import annotations
