@@ -228,7 +228,7 @@ def checkpoints_in(folder: epath.PathLike) -> list[epath.Path]:
     Raises:
       FileNotFoundError: there is none.
     """
-    folder = epath.Path(folder)
+    folder = absolute(folder)  # Orbax reads no relative path
     found = [path for path in _entries(folder) if path.name.isdigit()]
     if not found:
         raise FileNotFoundError(f"no checkpoint under {folder}; train first")

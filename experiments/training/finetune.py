@@ -23,7 +23,7 @@ from experiments.training.checkpoints import (
     read_record,
 )
 from experiments.training.processes import say
-from experiments.training.workdir import read_config
+from experiments.training.workdir import absolute, read_config
 
 
 class Match(NamedTuple):
@@ -57,7 +57,7 @@ def match(source: epath.PathLike, params: PyTree, identity: dict[str, Any]) -> M
             raise DamagedError(f"checkpoint {checkpoint} is damaged ({error})") from error
         return checkpoint, record, saved
 
-    (checkpoint, record, saved), _ = first_undamaged(_checkpoints_of(epath.Path(source)), read)
+    (checkpoint, record, saved), _ = first_undamaged(_checkpoints_of(absolute(source)), read)
     check_identity(record["identity"], identity, f"{checkpoint}")
     own = flatten(params)
     differing = [

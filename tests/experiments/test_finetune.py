@@ -65,6 +65,12 @@ def test_what_matches_comes_from_the_checkpoint(source, step, run, capsys):
     ]  # fmt: skip
 
 
+def test_a_source_is_named_as_a_shell_would(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    own = params(a=(40, 30))
+    assert start_from(match(run.name, own, IDENTITY), own).keys() == own.keys()
+
+
 def test_other_shapes_are_named_together(run):
     own = params(a=(40, 31), b=(4,), c=(2, 2))
     with pytest.raises(ValueError, match="other shapes") as error:

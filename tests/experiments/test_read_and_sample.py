@@ -1,6 +1,7 @@
 """The commands that use a trained model: read a text, keep the memory, question it later."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,11 @@ def workdir(tmp_path_factory):
     config = tiny_config(folder, model__variant="mag", baseline=False, steps=1)
     execute(prepare(config, folder / "run"))
     return folder / "run"
+
+
+def test_a_workdir_is_named_as_a_shell_would(workdir, monkeypatch):
+    monkeypatch.chdir(workdir.parent)
+    assert load_trained(Path(workdir.name)).steps == 1
 
 
 @pytest.mark.slow
