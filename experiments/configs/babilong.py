@@ -3,6 +3,8 @@
 python -m experiments.babilong.run --data_dir=DATA
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from experiments.babilong.config import BabilongConfig
@@ -17,7 +19,10 @@ def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small", or one of the paper's."""
     if size == "small":
         study = StudyConfig(
-            steps=1500, learning_rates=(2e-3, 8e-3), seeds=(0, 1), optimizer=OPTIMIZER
+            steps=1500,
+            learning_rates=(2e-3, 8e-3),
+            seeds=(0, 1),
+            optimizer=dataclasses.replace(OPTIMIZER, warmup_fraction=0.4),  # as for needles
         )
         return as_config_dict(BabilongConfig(model=recalling(), study=study))
     config = BabilongConfig(
