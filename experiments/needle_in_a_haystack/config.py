@@ -25,6 +25,8 @@ class NeedleConfig:
       batch_tokens: of a training batch.
       bare_context_weight: of a token of the prompt in the loss of the first steps; a token of the answer has 1.
       context_weight: likewise in the other steps; above 0 the memory is rewarded for keeping the haystack.
+      selection_length: tokens of prompt and answer in the training prompts whose answers' loss chooses the learning rate;
+        longer than those of training, since it is longer ones that are tested.
       test_lengths: tokens of prompt and answer in tests.
       test_samples: of each task and length; the paper's are 500.
       test_batch: sequences that are read at once.
@@ -45,6 +47,7 @@ class NeedleConfig:
     batch_tokens: int = 8192
     bare_context_weight: float = 0.02
     context_weight: float = 0.02
+    selection_length: int = 4096
     test_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16_384)
     test_samples: int = 32
     test_batch: int = 16
@@ -55,7 +58,7 @@ class NeedleConfig:
             require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
         for task in self.tasks:
             require(task in TASKS, "config.tasks", task, f"one of {TASKS}")
-        for name in ("test_samples", "test_batch"):
+        for name in ("selection_length", "test_samples", "test_batch"):
             value = getattr(self, name)
             require(is_count(value), f"config.{name}", value, "a positive integer")
         require(

@@ -2,7 +2,8 @@
 
 In training the answer's tokens count fully and the prompt's a little, so that a small model learns to recall before it
 learns to write. A test prompt is read as a stream, block by block, and the answer is generated greedily, as many tokens
-as the value has. The learning rate is chosen by the answers' loss on other training prompts.
+as the value has. The learning rate is chosen by the answers' loss on other prompts from the haystacks of training,
+longer than those that are trained on: at their length rates look alike that are far apart at sixteen times it.
 """
 
 import dataclasses
@@ -59,10 +60,11 @@ class Needles:
             part: prose(" ".join(path.read_text(encoding="utf-8") for path in paths))
             for part, paths in (("train", train), (TEST, test))
         }
-        self._noise = noise(max(*config.bare_lengths, *config.train_lengths, *config.test_lengths))
+        training = (*config.train_lengths, config.selection_length)
+        self._noise = noise(max(*config.bare_lengths, *training, *config.test_lengths))
         bare = config.bare_lengths if config.bare_steps else ()
         for task in config.tasks:
-            for part, lengths in (("train", config.train_lengths), (TEST, config.test_lengths)):
+            for part, lengths in (("train", training), (TEST, config.test_lengths)):
                 for length in lengths:
                     self.sample(task, part, length, random.Random(_TRIAL))
             for length in bare:
@@ -109,7 +111,7 @@ class Needles:
         return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "loss_mask": weights[:, 1:]}
 
     def evaluate(self, model: Titans) -> dict[str, Any]:
-        """Accuracy by task and length; selection by the loss of answers in other training prompts."""
+        """Accuracy by task and length; selection by the loss of answers in long training prompts."""
         accuracy = {
             task: {str(n): self.accuracy(model, task, n) for n in self.config.test_lengths}
             for task in self.config.tasks
@@ -140,7 +142,7 @@ class Needles:
         rng, encoded = random.Random(VALIDATION), []
         for task in self.config.tasks:
             for _ in range(VALIDATION_SAMPLES):
-                one = self.sample(task, "train", self.config.train_lengths[-1], rng)
+                one = self.sample(task, "train", self.config.selection_length, rng)
                 answer = self.encode(one.answer)
                 encoded.append(
                     Encoded(np.concatenate([self.encode(one.prompt), answer]), len(answer))

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments.language_modeling.likelihood import Likelihood
 from experiments.needle_in_a_haystack.config import NeedleConfig
 from experiments.needle_in_a_haystack.task import Needles
 from tests.experiments.test_command_line import command
@@ -13,6 +14,7 @@ from tests.experiments.test_command_line import command
 SMALL = NeedleConfig(
     train_lengths=(512,),
     batch_tokens=1024,
+    selection_length=640,
     test_lengths=(512,),
     test_samples=2,
     test_batch=2,
@@ -78,6 +80,20 @@ def test_accuracy_is_the_share_of_values_in_answers(data, monkeypatch):
     assert task.accuracy(None, "single_3", 512) == 0.75
 
 
+def test_the_rate_is_chosen_by_training_prompts_of_the_selection_length(data, monkeypatch):
+    task = Needles(data, dataclasses.replace(SMALL, tasks=("single_2",), test_lengths=(512,)))
+    asked = []
+
+    def score(model, encoded):
+        asked.extend(bytes(one.ids.tolist()).decode() for one in encoded)
+        return [Likelihood(-2.0, False) for _ in encoded]
+
+    monkeypatch.setattr("experiments.needle_in_a_haystack.task.token_likelihoods", score)
+    assert task._selection(None) == 2.0
+    assert all("of train_1" in text and "valid_1661" not in text for text in asked)
+    assert all(512 < len(text) <= 640 for text in asked)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -87,6 +103,7 @@ def test_accuracy_is_the_share_of_values_in_answers(data, monkeypatch):
             {"bare_steps": 1, "bare_lengths": (128,)},
             "128 tokens are too few for a needle of single_1",
         ),
+        ({"selection_length": 128}, "128 tokens are too few for a needle of single_1"),
         ({"test_prose": "text/none.txt"}, "none.txt"),
         ({"tokenizer": "none.model"}, "none.model"),
     ],
@@ -100,6 +117,7 @@ def test_bad_input_is_refused_before_training(data, change, message):
     ("change", "message"),
     [
         ({"tasks": ("single_9",)}, r"config\.tasks"),
+        ({"selection_length": 0}, r"config\.selection_length"),
         ({"test_samples": 0}, r"config\.test_samples"),
         ({"batch_tokens": 16}, r"config\.batch_tokens"),
         ({"bare_steps": 500}, r"config\.bare_steps"),
@@ -128,6 +146,7 @@ def test_the_command_at_toy_size(data, tmp_path):
         "--config.bare_lengths=(256,)",
         "--config.train_lengths=(512,)",
         "--config.batch_tokens=512",
+        "--config.selection_length=640",
         "--config.test_lengths=(512,)",
         "--config.test_samples=2",
         "--config.study.steps=2",
