@@ -24,7 +24,7 @@ from titans_jax.memory.chunk import Carry
 from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
 from titans_jax.memory.gates import Gates, gates_from_logits
 from titans_jax.memory.networks import MLPNetwork, network_function
-from titans_jax.memory.state import MemoryState, fresh_state, skip_tokens
+from titans_jax.memory.state import MemoryState, fresh_state, no_momentum, skip_tokens
 from titans_jax.placement import by_heads, by_sequences, heads_only
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
@@ -194,7 +194,7 @@ class NeuralMemory(nnx.Module):
             self.initial_weights,
             is_leaf=lambda p: isinstance(p, nnx.Param),
         )
-        start = Carry(weights, jax.tree.map(jnp.zeros_like, weights))
+        start = Carry(weights, no_momentum(weights))
         if prefix is None:
             return start
         if prefix.ndim != 2 or prefix.shape[-1] != self.dim:

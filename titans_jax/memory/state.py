@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from titans_jax.typing import Array, PyTree
+from titans_jax.zeros import run_time_zeros
 
 
 class MemoryState(NamedTuple):
@@ -30,6 +31,11 @@ class MemoryState(NamedTuple):
     position: Int[Array, "B"]
 
 
+def no_momentum(weights: PyTree) -> PyTree:
+    """S_0 = 0, of the shapes of M_0."""
+    return jax.tree.map(lambda x: run_time_zeros(x.shape, x.dtype), weights)
+
+
 def fresh_state(weights: PyTree, batch_size: int, momentum: PyTree | None = None) -> MemoryState:
     """The state at a sequence's start: the learned M_0 for every sequence, and S_0 = 0.
 
@@ -44,7 +50,7 @@ def fresh_state(weights: PyTree, batch_size: int, momentum: PyTree | None = None
 
     start = jax.tree.map(broadcast, weights)
     if momentum is None:
-        momentum = jax.tree.map(jnp.zeros_like, weights)
+        momentum = no_momentum(weights)
     return MemoryState(
         start, jax.tree.map(broadcast, momentum), start, jnp.zeros((batch_size,), jnp.int32)
     )
