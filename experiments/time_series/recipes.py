@@ -6,8 +6,8 @@ with the least validation error is trained with the other seeds, and only it is 
 * "DLinear" and "RLinear" are trained as published (mean square error, Adam, the rate halved after every epoch, ten
   epochs, no averaging); the rate is chosen as in the published searches. They prove the protocol. An epoch is at most
   the 264 steps that ETTh1 has.
-* All others, "RLinear+" among them, share one way of training: mean of square and absolute error, cosine, short
-  epochs, a moving average of the parameters. So whatever the loss brings, it brings to all.
+* All others, "RLinear+" among them, share one way of training: mean of square and absolute error, cosine, at most 20
+  epochs of as many steps, a moving average of the parameters. So whatever the loss brings, it brings to all.
 * "RLinear+cycle" has the learned cycle of the memory forecaster too, and "LMM-frozen" all of it but the writing of the
   memory: what the cycle, the network and the memory's learning bring, one after the other.
 """

@@ -52,7 +52,7 @@ class TrainingConfig:
     schedule: Schedule = "cosine"
     batch_size: int = 32
     epochs: int = 20
-    steps_per_epoch: int = 88
+    steps_per_epoch: int = 264
     patience: int = 5
     weight_decay: float = 0.0
     clip: float = 1.0
