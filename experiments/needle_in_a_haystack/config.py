@@ -25,8 +25,8 @@ class NeedleConfig:
       batch_tokens: of a training batch.
       bare_context_weight: of a token of the prompt in the loss of the first steps; a token of the answer has 1.
       context_weight: likewise in the other steps; above 0 the memory is rewarded for keeping the haystack.
-      selection_length: tokens of prompt and answer in the training prompts whose answers' loss chooses the learning rate;
-        longer than those of training, since it is longer ones that are tested.
+      selection_length: tokens of prompt and answer where the answers' loss, in training haystacks, chooses the learning
+        rate; longer than in training, since longer ones are tested.
       test_lengths: tokens of prompt and answer in tests.
       test_samples: of each task and length; the paper's are 500.
       test_batch: sequences that are read at once.

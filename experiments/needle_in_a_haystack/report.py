@@ -55,7 +55,11 @@ def markdown(results: dict[str, Any]) -> str:
         paper = [[model, *(f"{x:.1f}" for x in row)] for model, row in PAPER[name].items()]
         lines += ["The paper's, of models trained on 4K tokens:", ""]
         lines += [*table(["model", "2K", "4K", "8K", "16K"], paper), ""]
-    lines += ["Selection (loss of an answer in other training prompts, nats) by rate:", ""]
+    length = task["selection_length"]
+    lines += [
+        f"Selection (loss of answers in {length} tokens of training haystack, nats) by rate:",
+        "",
+    ]
     return "\n".join([*lines, *rates({"needles": study}), ""])
 
 
