@@ -100,9 +100,13 @@ def plot(results: dict[str, Any], path: Path) -> None:
     """Tokens a second against length."""
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     speed = results["speed"]
+    baselines = 0
     for name in dict.fromkeys(row["model"] for row in speed):
         rows = [row for row in speed if row["model"] == name]
-        style = "-" if name in ("lmm", "mac", "mag", "mal") else "--"
+        style = "-"
+        if name not in ("lmm", "mac", "mag", "mal"):
+            style = "--" if baselines < 6 else ":"  # colours return after ten models
+            baselines += 1
         axes.errorbar(
             [row["length"] for row in rows],
             [row["tokens_per_second"] for row in rows],
