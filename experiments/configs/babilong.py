@@ -3,14 +3,11 @@
 python -m experiments.babilong.run --data_dir=DATA
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
 from experiments.babilong.config import BabilongConfig
 from experiments.comparison import StudyConfig
-from experiments.configs.language_modeling import OPTIMIZER
-from experiments.configs.needle_in_a_haystack import recalling
+from experiments.configs.needle_in_a_haystack import SLOW_START, recalling
 from experiments.training.config import as_config_dict
 from titans_jax import preset
 
@@ -22,7 +19,7 @@ def get_config(size: str = "small") -> ConfigDict:
             steps=1500,
             learning_rates=(2e-3, 8e-3),
             seeds=(0, 1),
-            optimizer=dataclasses.replace(OPTIMIZER, warmup_fraction=0.4),  # as for needles
+            optimizer=SLOW_START,
         )
         return as_config_dict(BabilongConfig(model=recalling(), study=study))
     config = BabilongConfig(

@@ -15,7 +15,6 @@ from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.placement import by_heads
 from titans_jax.typing import Array, Heads, PerHead, TokenFlags
-from titans_jax.zeros import run_time_zeros
 
 
 class RecurrentState(NamedTuple):
@@ -127,4 +126,4 @@ class DecayGate(nnx.Module):
 
 def zero_state(batch: int, heads: int, rows: int, cols: int, dtype: Any) -> Array:
     """The state before a sequence."""
-    return run_time_zeros((batch, heads, rows, cols), statistics_dtype(dtype))
+    return jnp.zeros((batch, heads, rows, cols), statistics_dtype(dtype))

@@ -26,7 +26,6 @@ from titans_jax.layers import attention_gpu, attention_tpu
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.layers.rotary import rotate
 from titans_jax.typing import Array, Bool, Float, Int
-from titans_jax.zeros import run_time_zeros
 
 # Finite, so that a query that sees no key (padding) stays finite in value and gradient.
 HIDDEN_SCORE = -1e30
@@ -104,7 +103,7 @@ def init_window_state(
     batch_size: int, window: int, num_heads: int, head_dim: int, dtype: jax.typing.DTypeLike
 ) -> WindowState:
     """The state of a stream before its first token: nothing is visible."""
-    empty = run_time_zeros((batch_size, window, num_heads, head_dim), dtype)
+    empty = jnp.zeros((batch_size, window, num_heads, head_dim), dtype)
     return WindowState(empty, empty, jnp.zeros((batch_size, window), jnp.bool_))
 
 
@@ -222,7 +221,7 @@ def init_full_state(
     batch_size: int, max_length: int, num_heads: int, head_dim: int, dtype: jax.typing.DTypeLike
 ) -> FullState:
     """An empty cache for streams of at most `max_length` tokens."""
-    empty = run_time_zeros((batch_size, num_heads, max_length, head_dim), dtype)
+    empty = jnp.zeros((batch_size, num_heads, max_length, head_dim), dtype)
     visible = jnp.zeros((batch_size, max_length), jnp.bool_)
     return FullState(empty, empty, visible, jnp.zeros((batch_size,), jnp.int32))
 

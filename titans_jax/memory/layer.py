@@ -231,6 +231,8 @@ class NeuralMemory(nnx.Module):
 
     def prefix_outputs(self, prefix: Float[Array, "P D"]) -> Float[Array, "P D"]:
         """The layer's outputs at the persistent tokens themselves."""
+        if prefix.shape[0] == 0:
+            return prefix
         start = self._start(None)
         return self._run(prefix[None], self._fresh(1, start), None, None, start, aligned=True)[0][0]
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from titans_jax.typing import Array, PyTree
-from titans_jax.zeros import run_time_zeros
 
 
 class MemoryState(NamedTuple):
@@ -32,8 +31,18 @@ class MemoryState(NamedTuple):
 
 
 def no_momentum(weights: PyTree) -> PyTree:
-    """S_0 = 0, of the shapes of M_0."""
-    return jax.tree.map(lambda x: run_time_zeros(x.shape, x.dtype), weights)
+    """S_0 = 0, of the shapes of M_0, as zeros that the compiler does not see through.
+
+    Where a sequence ends within its first chunk, reads are products with S_0, and the XLA of jax 0.10.2 gives wrong
+    numbers on CPUs where a product with a broadcast constant shares a fusion of the YNNPACK library with a sum: it
+    reads memory that nothing wrote.
+    """
+
+    def zeros(x):
+        ramp = jax.lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1)
+        return 0 * ramp  # a float times 0 is not simplified, since it may be NaN
+
+    return jax.tree.map(zeros, weights)
 
 
 def fresh_state(weights: PyTree, batch_size: int, momentum: PyTree | None = None) -> MemoryState:

@@ -48,7 +48,6 @@ from titans_jax.memory.layer import HeadProjection, NeuralMemory, NeuralMemorySt
 from titans_jax.models.combine import GatedCombination
 from titans_jax.placement import by_sequences
 from titans_jax.typing import Array, Bool, FastWeights, Float, Int
-from titans_jax.zeros import run_time_zeros
 
 #: Where the attention's gain g starts.
 ATTENTION_GAIN = 0.1
@@ -108,7 +107,7 @@ class MemoryAsContext(nnx.Module):
         del max_length
         memory = self.memory.init_state(batch_size)
         heads, features = self.heads_shape
-        empty = run_time_zeros((batch_size, heads, 2, self.segment, features), self.dtype)
+        empty = jnp.zeros((batch_size, heads, 2, self.segment, features), self.dtype)
         visible = jnp.zeros((batch_size, self.segment), jnp.bool_)
         return MACState(
             memory=memory,

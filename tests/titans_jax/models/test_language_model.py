@@ -158,3 +158,9 @@ def test_loss_passes_document_starts_on():
     batch = {"inputs": tokens, "targets": tokens, "loss_mask": last, "reset": reset}
     alone = {key: value[:, 6:] for key, value in batch.items() if key != "reset"}
     assert_close(next_token_loss(model, batch)[0], next_token_loss(model, alone)[0], OUTPUT_F64)
+
+
+def test_every_titans_does_without_persistent_tokens():
+    for name in ("lmm", "mac", "mag", "mal"):
+        logits, _ = built(name, persistent_tokens=0)(jnp.zeros((1, 4), jnp.int32))
+        assert jnp.isfinite(logits).all()
