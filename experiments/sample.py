@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from experiments.training.config import parse_flags
+from experiments.training.devices import single_kernel_loops
 from experiments.training.trained import Trained, load_trained
 from titans_jax.inference import (
     Sampling,
@@ -121,4 +122,5 @@ def _stop_tokens(trained: Trained) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
+    single_kernel_loops()
     app.run(main, flags_parser=parse_flags)

@@ -5,7 +5,8 @@
 The `tiny` preset of every variant with a memory, greedy, one sequence, in the compiled loop of `titans_jax.inference`.
 "Matmuls alone" is a compiled loop over the same products: every `dot_general` of one token's program that depends on
 the token or the state, of the same shapes and with operands of its own, one after the other, each waiting for the one
-before it. Both figures are the least of several repetitions, taken in turns.
+before it. Both figures are the least of several repetitions, taken in turns. Both loops are compiled as
+`experiments.sample` compiles its own (`single_kernel_loops`).
 """
 
 import time
@@ -18,6 +19,7 @@ from absl import app, flags
 from flax import nnx
 from jax.extend.core import Literal
 
+from experiments.training.devices import single_kernel_loops
 from pallas_kernels.fused_scan.jaxprs import called
 from titans_jax import Titans, preset
 from titans_jax.config import Variant
@@ -158,4 +160,5 @@ def _timed(run: Callable[[], None]) -> float:
 
 
 if __name__ == "__main__":
+    single_kernel_loops()
     app.run(main)

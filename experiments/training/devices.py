@@ -3,11 +3,28 @@
 XLA runs the memory's many small matmuls on one core of a CPU, so a CPU is made to look like several devices, one
 per core, before JAX starts. A real accelerator is left as it is.
 
+A model that generates runs a loop of some two hundred small kernels a token, and XLA's CPU backend takes about as long to
+start them as to run them: `single_kernel_loops` has it compile a small loop to one kernel.
+
 XLA's CPU backend also hands reductions to YNNPACK, which is slow at the memory's short ones: `compiler_options` leaves
 it the matmuls alone.
 """
 
+import os
+
 import jax
+
+#: Bytes that a loop may touch per turn and still be one kernel, which has one thread.
+SMALL_LOOP = 1 << 24
+
+
+def single_kernel_loops() -> None:
+    """Tells XLA to compile small loops for a CPU to one kernel each; call it before JAX computes anything.
+
+    XLA reads it from the environment only, so it holds for the whole process: it is for commands that generate.
+    """
+    option = f"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {option}".strip()
 
 
 def split_cpu(devices: int) -> None:

@@ -1,6 +1,7 @@
 """The batch shared out over several CPU devices; in a process of its own, since their number is fixed once."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -57,3 +58,43 @@ def test_two_devices_train_as_one_and_never_wait_for_ever():
     devices, shared = run(2)
     assert devices == 2
     assert abs(shared - score) <= OUTPUT_F32
+
+
+LOOPS = """
+from experiments.training.devices import single_kernel_loops
+single_kernel_loops()
+import sys
+from unittest import mock
+from flax import nnx
+from titans_jax import Titans, preset
+from titans_jax.inference import GREEDY, decode, generate, prefill
+
+for variant in sys.argv[1:]:
+    model = Titans(preset("tiny", variant), rngs=nnx.Rngs(0))
+    stream = prefill(model, list(range(8)))
+    compiled, text = decode._generate, []
+    def compile_only(*args, **options):
+        text.append(compiled.lower(*args, **options).compile().as_text())
+        raise InterruptedError
+    with mock.patch.object(decode, "_generate", compile_only):
+        try:
+            generate(model, stream, 8, GREEDY)
+        except InterruptedError:
+            pass
+    print(variant, "while(" in text[0].split("ENTRY")[1], "xla_cpu_small_call" in text[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_small_models_decoding_is_a_single_kernel():
+    variants = ["lmm", "mac", "mag", "mal"]
+    process = subprocess.run(
+        [sys.executable, "-c", LOOPS, *variants],
+        env={**os.environ, "XLA_FLAGS": ""},  # users' flags: the tests' own compile otherwise
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.splitlines() == [f"{variant} False True" for variant in variants]

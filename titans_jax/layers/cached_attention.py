@@ -61,22 +61,34 @@ def put(
         values: beside them.
         visible: whether the tokens are seen.
     """
-    rows = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
-    return Cache(
-        _put(cache.keys, slots, keys),
-        _put(cache.values, slots, values),
-        cache.visible.at[rows, slots].set(visible, mode="drop"),
-    )
+    if slots.shape[0] == 1:
+        flags = _put_slices(cache.visible, slots[0], visible)
+    else:
+        rows = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
+        flags = cache.visible.at[rows, slots].set(visible, mode="drop")
+    return Cache(_put(cache.keys, slots, keys), _put(cache.values, slots, values), flags)
 
 
 def _put(
     old: Float[Array, "N S K"], slots: Int[Array, "B M"], new: Float[Array, "B M H K"]
 ) -> Float[Array, "N S K"]:
     heads = new.shape[2]
-    rows = jnp.arange(old.shape[0], dtype=jnp.int32)[:, None]  # [N 1]
-    per_head = jnp.repeat(slots, heads, axis=0)  # [N M]
     new = jnp.swapaxes(new, 1, 2).reshape(old.shape[0], -1, old.shape[-1])  # [N M K]
-    return old.at[rows, per_head].set(new.astype(old.dtype), mode="drop")
+    new = new.astype(old.dtype)
+    if slots.shape[0] == 1:
+        return _put_slices(old, slots[0], new)
+    rows = jnp.arange(old.shape[0], dtype=jnp.int32)[:, None]  # [N 1]
+    return old.at[rows, jnp.repeat(slots, heads, axis=0)].set(new, mode="drop")
+
+
+def _put_slices(old: Array, slots: Int[Array, "M"], new: Array) -> Array:
+    """Entries along axis 1 of a cache that all rows have in the same slots: slices, which are cheaper than a scatter."""
+    for m in range(slots.shape[0]):
+        there = (slots[m] >= 0) & (slots[m] < old.shape[1])
+        before = jax.lax.dynamic_slice_in_dim(old, slots[m], 1, axis=1)
+        entry = jnp.where(there, new[:, m : m + 1], before)
+        old = jax.lax.dynamic_update_slice_in_dim(old, entry, slots[m], axis=1)
+    return old
 
 
 def scores(q: Float[Array, "B H K"], cache: Cache) -> Float[Array, "N S"]:
