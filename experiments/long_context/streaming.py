@@ -94,6 +94,8 @@ def stream_text(
     # What is called later compiles now.
     for start in (0, freeze_from) if mode == "frozen late" else (0,):
         warm, _, _ = read(start_stream(model, max_length=max_length), start)
+    if keep:
+        jax.tree.map(jnp.copy, warm)
     if mode == "reset":
         reset_memory(model, warm)
     stream = start_stream(model, max_length=max_length)

@@ -3,8 +3,8 @@
 XLA runs the memory's many small matmuls on one core of a CPU, so a CPU is made to look like several devices, one
 per core, before JAX starts. A real accelerator is left as it is.
 
-A model that generates runs a loop of some two hundred small kernels a token, and XLA's CPU backend takes about as long to
-start them as to run them: `single_kernel_loops` has it compile a small loop to one kernel.
+A model that generates runs a loop of some two hundred small kernels a token, and XLA's CPU backend takes about as long
+to start them as to run them: `single_kernel_loops` has it compile a small loop to one kernel.
 
 XLA's CPU backend also hands reductions to YNNPACK, which is slow at the memory's short ones: `compiler_options` leaves
 it the matmuls alone.

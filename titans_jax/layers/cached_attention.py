@@ -82,7 +82,7 @@ def _put(
 
 
 def _put_slices(old: Array, slots: Int[Array, "M"], new: Array) -> Array:
-    """Entries along axis 1 of a cache that all rows have in the same slots: slices, which are cheaper than a scatter."""
+    """Entries that all rows have in the same slots of axis 1: slices, which are cheaper than a scatter."""
     for m in range(slots.shape[0]):
         there = (slots[m] >= 0) & (slots[m] < old.shape[1])
         before = jax.lax.dynamic_slice_in_dim(old, slots[m], 1, axis=1)
