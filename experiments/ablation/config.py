@@ -15,7 +15,8 @@ class AblationConfig:
     Attributes:
       cases: names, see cases.py.
       chunks: chunk sizes that the base is also tried with.
-      model: the base.
+      model: the base of the language models.
+      recall_model: the base of the models that recall; its vocabulary is the task's.
       text: see TextConfig.
       recall: see RecallConfig.
       study: of the language models.
@@ -25,6 +26,7 @@ class AblationConfig:
     cases: tuple[str, ...] = ("base",)
     chunks: tuple[int, ...] = ()
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
+    recall_model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     recall: RecallConfig = dataclasses.field(default_factory=RecallConfig)
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)

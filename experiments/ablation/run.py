@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
         models = make_cases(
             config.cases, config.chunks, with_vocabulary(config.model, text.tokenizer)
         )
-        base = dataclasses.replace(config.model, vocab_size=VOCABULARY)
+        base = dataclasses.replace(config.recall_model, vocab_size=VOCABULARY)
         recalling = make_cases(config.cases, config.chunks, base)
         results = {
             "command": command_line("experiments.ablation.run"),

@@ -25,6 +25,7 @@ def get_config(size: str = "small") -> ConfigDict:
             cases=tuple(CHANGES),
             chunks=(16, 64, 512),
             model=preset(size, "lmm"),
+            recall_model=preset(size, "lmm"),
             text=paper_text(),
             recall=RecallConfig(
                 pairs=8,
