@@ -6,7 +6,7 @@ key, in another order:
     k3 v1 k7 v4 ...  noise noise noise ...  k7 v4 k3 v1 ...
 
 Targets are the values that are asked for. Training sequences have several lengths, tests longer ones with as many
-pairs.
+pairs. A small model that meets noise before it can recall learns neither, so training begins at the shortest length.
 """
 
 import dataclasses
@@ -39,15 +39,17 @@ class RecallConfig:
     Attributes:
       pairs: of key and value in a sequence.
       train_lengths: tokens of the training sequences; one after the other.
+      bare_steps: first steps of training, all of the shortest of these lengths.
       batch_tokens: of a training batch.
       test_lengths: where accuracy is reported.
       test_sequences: number of each length.
     """
 
     pairs: int = 4
-    train_lengths: tuple[int, ...] = (32,)
+    train_lengths: tuple[int, ...] = (16, 32, 64, 128)
+    bare_steps: int = 0
     batch_tokens: int = 2048
-    test_lengths: tuple[int, ...] = (128, 512, 2048)
+    test_lengths: tuple[int, ...] = (256, 512, 2048)
     test_sequences: int = 64
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class RecallConfig:
             value = getattr(self, name)
             fits = bool(value) and min(value) >= 4 * self.pairs
             require(fits, f"config.recall.{name}", value, f"at least 4 * pairs = {4 * self.pairs}")
+        require(self.bare_steps >= 0, "config.recall.bare_steps", self.bare_steps, "at least 0")
         require(
             self.batch_tokens >= max(self.train_lengths),
             "config.recall.batch_tokens",
@@ -78,7 +81,8 @@ class Recall:
     def batch(self, index: int, seed: int) -> Batch:
         """Training batch `index` (see `experiments.comparison.Task`)."""
         lengths = self.config.train_lengths
-        length = lengths[index % len(lengths)]
+        bare = index < self.config.bare_steps
+        length = min(lengths) if bare else lengths[index % len(lengths)]
         rng = np.random.default_rng([seed, index])
         return self.sequences(rng, self.config.batch_tokens // length, length)
 

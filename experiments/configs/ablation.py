@@ -12,9 +12,10 @@ from experiments.ablation.config import AblationConfig
 from experiments.ablation.recall import RecallConfig
 from experiments.comparison import StudyConfig
 from experiments.configs.language_modeling import OPTIMIZER, paper_study, paper_text
+from experiments.configs.needle_in_a_haystack import SLOW_START
 from experiments.language_modeling.config import TextConfig
 from experiments.training.config import as_config_dict
-from titans_jax import MemoryConfig, preset
+from titans_jax import MemoryConfig, TitansConfig, preset
 
 
 def get_config(size: str = "small") -> ConfigDict:
@@ -37,16 +38,24 @@ def get_config(size: str = "small") -> ConfigDict:
             recall_study=dataclasses.replace(study, steps=5000),
         )
         return as_config_dict(config)
-    # The recalled sequences are of one chunk: shorter than a chunk, half of the work would be padding.
-    memory = MemoryConfig(num_heads=2, chunk=32)
+    model = small_base(MemoryConfig(num_heads=2, chunk=32))
     study = StudyConfig(steps=200, learning_rates=(6e-3,), seeds=(0, 1), optimizer=OPTIMIZER)
     config = AblationConfig(
         cases=tuple(CHANGES),
         chunks=(8, 128, 512),
-        # Wide enough that MAC is made equal by the width, not by a layer less.
-        model=preset("tiny", "lmm", dim=64, memory=memory, feed_forward=216),
+        model=model,
+        # A memory that finds again what it has seen once: one head, large steps, from weights at most 16 tokens old.
+        recall_model=small_base(MemoryConfig(num_heads=1, chunk=16, step_scale=2.56)),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
+        recall=RecallConfig(bare_steps=300),
         study=study,
-        recall_study=dataclasses.replace(study, steps=300, learning_rates=(4e-3, 8e-3)),
+        recall_study=dataclasses.replace(
+            study, steps=600, learning_rates=(4e-3,), optimizer=SLOW_START
+        ),
     )
     return as_config_dict(config)
+
+
+def small_base(memory: MemoryConfig) -> TitansConfig:
+    """The LMM that is changed, wide enough that MAC is made equal by the width, not by a layer less."""
+    return preset("tiny", "lmm", dim=64, memory=memory, feed_forward=216)

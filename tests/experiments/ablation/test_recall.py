@@ -1,5 +1,7 @@
 """The recall task and the ablation's cases."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,11 @@ def test_batches_take_turns_in_length_and_are_the_same_again():
     assert [TASK.batch(i, 0)["inputs"].shape for i in range(3)] == [(4, 16), (2, 32), (4, 16)]
     np.testing.assert_array_equal(TASK.batch(1, 0)["inputs"], TASK.batch(1, 0)["inputs"])
     assert (TASK.batch(1, 0)["inputs"] != TASK.batch(1, 1)["inputs"]).any()
+
+
+def test_training_begins_at_the_shortest_length():
+    task = Recall(dataclasses.replace(TASK.config, bare_steps=3))
+    assert [task.batch(i, 0)["inputs"].shape[1] for i in range(6)] == [16, 16, 16, 32, 16, 32]
 
 
 def test_a_model_that_recalls_is_right_and_one_that_does_not_is_wrong():
