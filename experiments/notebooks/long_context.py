@@ -205,7 +205,7 @@ plt.show()
 # A frozen memory cannot answer: what it recalls is $M_0$, the same for every text. The one that learns still answers
 # mostly right at four times the trained length, and is lost at sixteen times.
 #
-# Not writing the noise after the needle helps, but not much. So most of what is lost is not overwritten after the
+# Not writing the noise after the needle brings back some of what is lost. The rest was not overwritten after the
 # needle: the noise before it has already led the memory to where training at 256 bytes never led it.
 #
 # ## Constant memory, constant time per token
