@@ -14,7 +14,7 @@ from experiments.configs import tiny
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = tiny.get_config()
-    config.steps = 400
+    config.steps = 300
     config.baseline = False
     config.data.sequence_length = 1024
     config.data.valid_fraction = 0.17

@@ -22,7 +22,7 @@ from titans_jax.inference import save_pretrained
 _VARIANT = flags.DEFINE_string("variant", "lmm", "lmm, mac, mag, mal or transformer")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/long_context/lmm", "folder of the model")
 _DATA = flags.DEFINE_string("data_path", "stdlib", "a text file, a folder, a glob, or stdlib")
-_STEPS = flags.DEFINE_integer("steps", 400, "optimizer steps", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 300, "optimizer steps", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,10 +1,11 @@
-"""The batch shared out over several CPU devices; in a process of its own, since their number is fixed once."""
+"""What JAX is told about a CPU; in processes of their own, since it is told once."""
 
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.tolerances import OUTPUT_F32
@@ -60,41 +61,56 @@ def test_two_devices_train_as_one_and_never_wait_for_ever():
     assert abs(shared - score) <= OUTPUT_F32
 
 
-LOOPS = """
-from experiments.training.devices import single_kernel_loops
-single_kernel_loops()
-import sys
+GENERATE = """
+import json, sys
 from unittest import mock
+from experiments.training.devices import single_kernel_loops
+
+if sys.argv[1] == "single":
+    single_kernel_loops()
+
 from flax import nnx
 from titans_jax import Titans, preset
 from titans_jax.inference import GREEDY, decode, generate, prefill
 
-for variant in sys.argv[1:]:
-    model = Titans(preset("tiny", variant), rngs=nnx.Rngs(0))
-    stream = prefill(model, list(range(8)))
-    compiled, text = decode._generate, []
-    def compile_only(*args, **options):
-        text.append(compiled.lower(*args, **options).compile().as_text())
-        raise InterruptedError
-    with mock.patch.object(decode, "_generate", compile_only):
-        try:
-            generate(model, stream, 8, GREEDY)
-        except InterruptedError:
-            pass
-    print(variant, "while(" in text[0].split("ENTRY")[1], "xla_cpu_small_call" in text[0])
+compiled, kernels = decode._generate, []
+
+def spy(*args, **options):
+    program = compiled.lower(*args, **options).compile().as_text()
+    kernels.append("xla_cpu_small_call" in program and "while(" not in program.split("ENTRY")[1])
+    return compiled(*args, **options)
+
+found = {}
+for variant in sys.argv[2:]:
+    model = Titans(preset("tiny", variant, dim=32, num_layers=1), rngs=nnx.Rngs(0))
+    stream = prefill(model, list(range(40)))
+    with mock.patch.object(decode, "_generate", spy):
+        done = generate(model, stream, 70, GREEDY)  # over the ends of chunks and of the window
+    found[variant] = [kernels.pop(), done.tokens.tolist(), done.stream.logits.tolist()]
+print(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-def test_a_small_models_decoding_is_a_single_kernel():
-    variants = ["lmm", "mac", "mag", "mal"]
-    process = subprocess.run(
-        [sys.executable, "-c", LOOPS, *variants],
-        env={**os.environ, "XLA_FLAGS": ""},  # users' flags: the tests' own compile otherwise
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert process.stdout.splitlines() == [f"{variant} False True" for variant in variants]
+def test_a_small_model_generates_the_same_in_a_single_kernel():
+    variants = ["lmm", "mac", "mag"]  # no cache, a segment's, a ring
+
+    def generated(how):
+        process = subprocess.run(
+            [sys.executable, "-c", GENERATE, how, *variants],
+            env={**os.environ, "XLA_FLAGS": ""},  # users' flags: the tests' own compile otherwise
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr[-2000:]
+        return json.loads(process.stdout)
+
+    single, many = generated("single"), generated("many")
+    for variant in variants:
+        kernel, tokens, logits = single[variant]
+        assert kernel, variant
+        assert not many[variant][0], variant
+        assert tokens == many[variant][1], variant
+        np.testing.assert_allclose(logits, many[variant][2], atol=OUTPUT_F32, err_msg=variant)
