@@ -12,7 +12,7 @@ from experiments.ablation.config import AblationConfig
 from experiments.ablation.recall import RecallConfig
 from experiments.comparison import StudyConfig
 from experiments.configs.language_modeling import OPTIMIZER, paper_study, paper_text
-from experiments.configs.needle_in_a_haystack import SLOW_START
+from experiments.configs.needle_in_a_haystack import SLOW_START, recalling
 from experiments.language_modeling.config import TextConfig
 from experiments.training.config import as_config_dict
 from titans_jax import MemoryConfig, TitansConfig, preset
@@ -38,14 +38,12 @@ def get_config(size: str = "small") -> ConfigDict:
             recall_study=dataclasses.replace(study, steps=5000),
         )
         return as_config_dict(config)
-    model = small_base(MemoryConfig(num_heads=2, chunk=32))
     study = StudyConfig(steps=200, learning_rates=(6e-3,), seeds=(0, 1), optimizer=OPTIMIZER)
     config = AblationConfig(
         cases=tuple(CHANGES),
         chunks=(8, 128, 512),
-        model=model,
-        # A memory that finds again what it has seen once: one head, large steps, from weights at most 16 tokens old.
-        recall_model=small_base(MemoryConfig(num_heads=1, chunk=16, step_scale=2.56)),
+        model=small_base(MemoryConfig(num_heads=2, chunk=32)),
+        recall_model=small_base(recalling().memory),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
         recall=RecallConfig(bare_steps=300),
         study=study,

@@ -21,7 +21,8 @@ SMALL_LOOP = 1 << 24
 def single_kernel_loops() -> None:
     """Tells XLA to compile small loops for a CPU to one kernel each; call it before JAX computes anything.
 
-    XLA reads it from the environment only, so it holds for the whole process: it is for commands that generate.
+    XLA reads it from the environment only, so it holds for the whole process: it is for commands that generate. It has
+    no effect on other platforms.
     """
     option = f"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {option}".strip()

@@ -40,12 +40,13 @@ print(json.dumps([len(jax.devices()), float(sum(scores)) / 200]))
 """
 
 
-def run(count):
+def run(program, *arguments, **environment):
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(count)],
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]
@@ -54,9 +55,9 @@ def run(count):
 
 @pytest.mark.slow
 def test_two_devices_train_as_one_and_never_wait_for_ever():
-    devices, score = run(1)
+    devices, score = run(PROGRAM, "1")
     assert devices == 1
-    devices, shared = run(2)
+    devices, shared = run(PROGRAM, "2")
     assert devices == 2
     assert abs(shared - score) <= OUTPUT_F32
 
@@ -95,19 +96,8 @@ print(json.dumps(found))
 def test_a_small_model_generates_the_same_in_a_single_kernel():
     variants = ["lmm", "mac", "mag"]  # no cache, a segment's, a ring
 
-    def generated(how):
-        process = subprocess.run(
-            [sys.executable, "-c", GENERATE, how, *variants],
-            env={**os.environ, "XLA_FLAGS": ""},  # users' flags: the tests' own compile otherwise
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr[-2000:]
-        return json.loads(process.stdout)
-
-    single, many = generated("single"), generated("many")
+    # Users' flags: the tests' own compile otherwise.
+    single, many = (run(GENERATE, how, *variants, XLA_FLAGS="") for how in ("single", "many"))
     for variant in variants:
         kernel, tokens, logits = single[variant]
         assert kernel, variant

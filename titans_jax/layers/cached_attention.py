@@ -61,33 +61,34 @@ def put(
         values: beside them.
         visible: whether the tokens are seen.
     """
-    if slots.shape[0] == 1:
-        flags = _put_slices(cache.visible, slots[0], visible)
-    else:
-        rows = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
-        flags = cache.visible.at[rows, slots].set(visible, mode="drop")
-    return Cache(_put(cache.keys, slots, keys), _put(cache.values, slots, values), flags)
+    return Cache(
+        _put(cache.keys, slots, keys),
+        _put(cache.values, slots, values),
+        _write(cache.visible, slots, visible),
+    )
 
 
 def _put(
     old: Float[Array, "N S K"], slots: Int[Array, "B M"], new: Float[Array, "B M H K"]
 ) -> Float[Array, "N S K"]:
-    heads = new.shape[2]
     new = jnp.swapaxes(new, 1, 2).reshape(old.shape[0], -1, old.shape[-1])  # [N M K]
-    new = new.astype(old.dtype)
-    if slots.shape[0] == 1:
-        return _put_slices(old, slots[0], new)
-    rows = jnp.arange(old.shape[0], dtype=jnp.int32)[:, None]  # [N 1]
-    return old.at[rows, jnp.repeat(slots, heads, axis=0)].set(new, mode="drop")
+    return _write(old, slots, new.astype(old.dtype))
 
 
-def _put_slices(old: Array, slots: Int[Array, "M"], new: Array) -> Array:
-    """Entries that all rows have in the same slots of axis 1: slices, which are cheaper than a scatter."""
-    for m in range(slots.shape[0]):
-        there = (slots[m] >= 0) & (slots[m] < old.shape[1])
-        before = jax.lax.dynamic_slice_in_dim(old, slots[m], 1, axis=1)
+def _write(old: Array, slots: Int[Array, "B M"], new: Array) -> Array:
+    """`new`, M entries of each row of `old`, in the slots of the row's sequence."""
+    sequences, entries = slots.shape
+    if sequences > 1:
+        rows = jnp.arange(old.shape[0], dtype=jnp.int32)[:, None]
+        of_row = jnp.repeat(slots, old.shape[0] // sequences, axis=0)
+        return old.at[rows, of_row].set(new, mode="drop")
+    # All rows have the same slots: slices, which XLA's CPU backend takes into a loop of one kernel, unlike a scatter.
+    for m in range(entries):
+        slot = slots[0, m]
+        there = slot < old.shape[1]
+        before = jax.lax.dynamic_slice_in_dim(old, slot, 1, axis=1)
         entry = jnp.where(there, new[:, m : m + 1], before)
-        old = jax.lax.dynamic_update_slice_in_dim(old, entry, slots[m], axis=1)
+        old = jax.lax.dynamic_update_slice_in_dim(old, entry, slot, axis=1)
     return old
 
 

@@ -25,8 +25,10 @@ from titans_jax.layers.attention import (
     sliding_window_attention,
 )
 from titans_jax.layers.cached_attention import (
+    Cache,
     decoding_state,
     full_cache_attention,
+    put,
     ring_attention,
     stream_state,
 )
@@ -99,3 +101,18 @@ def test_a_segments_cache_comes_back_as_it_was():
     cache = SegmentCache(*jnp.asarray(generator.normal(size=(2, *shape))), visible)
     back = stream_state(decoding_state(cache, BASE))
     jax.tree.map(np.testing.assert_array_equal, back, cache)
+
+
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_a_slot_that_is_not_there_is_left_out(sequences):
+    heads, size, features = 2, 3, 4
+    old = jnp.zeros((sequences * heads, size, features))
+    cache = Cache(old, old, jnp.zeros((sequences, size), jnp.bool_))
+    new = jnp.arange(1.0, 1 + sequences * 2 * heads * features)
+    new = new.reshape(sequences, 2, heads, features)
+    slots = jnp.tile(jnp.asarray([[1, size]]), (sequences, 1))
+    after = put(cache, slots, new, -new, jnp.ones((sequences, 2), jnp.bool_))
+    wanted = old.at[:, 1].set(new[:, 0].reshape(-1, features))
+    np.testing.assert_array_equal(after.keys, wanted)
+    np.testing.assert_array_equal(after.values, -wanted)
+    np.testing.assert_array_equal(after.visible, [[False, True, False]] * sequences)
