@@ -29,7 +29,6 @@ def get_config(size: str = "small") -> ConfigDict:
             recall_model=preset(size, "lmm"),
             text=paper_text(),
             recall=RecallConfig(
-                pairs=8,
                 train_lengths=(512, 1024, 2048, 4096),
                 batch_tokens=131_072,
                 test_lengths=(4096, 8192, 16_384, 32_768),
@@ -45,10 +44,10 @@ def get_config(size: str = "small") -> ConfigDict:
         model=small_base(MemoryConfig(num_heads=2, chunk=32)),
         recall_model=small_base(recalling().memory),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
-        recall=RecallConfig(bare_steps=300),
+        recall=RecallConfig(bare_steps=500),
         study=study,
         recall_study=dataclasses.replace(
-            study, steps=600, learning_rates=(4e-3,), optimizer=SLOW_START
+            study, steps=1000, learning_rates=(4e-3,), optimizer=SLOW_START
         ),
     )
     return as_config_dict(config)
