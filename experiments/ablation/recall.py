@@ -50,7 +50,7 @@ class RecallConfig:
     """
 
     pairs: int = 8
-    train_lengths: tuple[int, ...] = (32, 64, 128)
+    train_lengths: tuple[int, ...] = (32, 128, 512)
     bare_steps: int = 0
     batch_tokens: int = 1024
     test_lengths: tuple[int, ...] = (512, 4096, 16_384)
