@@ -11,8 +11,8 @@ from titans_jax import TitansConfig
 from titans_jax.config import require
 from titans_jax.matching import match_parameters
 
-#: LMMs other than the base: a deep memory, and more layers.
-DEEP_MEMORY, MORE_LAYERS = "lmm_depth2", "lmm_layers2"
+#: LMMs other than the base: without momentum, with a deep memory, and with more layers.
+NO_MOMENTUM, DEEP_MEMORY, MORE_LAYERS = "lmm_no_momentum", "lmm_depth2", "lmm_layers2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class StateTrackingExperiment:
 
     Attributes:
       groups: of `groups.GROUPS`; one study each.
-      models: variants of `TitansConfig`, "lmm_depth2" or "lmm_layers2".
+      models: variants of `TitansConfig`, "lmm_no_momentum", "lmm_depth2" or "lmm_layers2".
       model: what all share, an LMM whose memory has chunk 1; its vocabulary is replaced.
       task: see StateTrackingConfig.
       study: see StudyConfig.
@@ -29,7 +29,7 @@ class StateTrackingExperiment:
 
     groups: tuple[str, ...] = GROUPS
     models: tuple[str, ...] = (
-        "lmm", DEEP_MEMORY, "transformer", "mamba2", "deltanet", "gated_deltanet"
+        "lmm", NO_MOMENTUM, DEEP_MEMORY, "transformer", "mamba2", "deltanet", "gated_deltanet"
     )  # fmt: skip
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     task: StateTrackingConfig = dataclasses.field(default_factory=StateTrackingConfig)
@@ -39,7 +39,7 @@ class StateTrackingExperiment:
         require(self.model.variant == "lmm", "config.model.variant", self.model.variant, "'lmm'")
         for name in self.groups:
             require(name in GROUPS, "config.groups", name, f"one of {GROUPS}")
-        known = (*NAMES, DEEP_MEMORY, MORE_LAYERS)
+        known = (*NAMES, NO_MOMENTUM, DEEP_MEMORY, MORE_LAYERS)
         for name in self.models:
             require(name in known, "config.models", name, f"one of {known}")
 
@@ -53,6 +53,7 @@ def make_models(config: StateTrackingExperiment, vocab_size: int) -> dict[str, T
     """
     base = dataclasses.replace(config.model, vocab_size=vocab_size)
     changes: dict[str, dict[str, Any]] = {
+        NO_MOMENTUM: {"memory": dataclasses.replace(base.memory, momentum=False)},
         DEEP_MEMORY: {"memory": dataclasses.replace(base.memory, depth=2)},
         MORE_LAYERS: {"num_layers": 2},
     }
