@@ -16,8 +16,8 @@ def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small" or "large"."""
     large = size == "large"
     # theta = step_scale (1 - eta) sigmoid(.), and the transition's eigenvalue is 1 - 2 theta. With a step_scale of 1 it
-    # reaches -1, a reflection, only at an infinite logit, and what is tracked fades within a hundred elements. With 1.05
-    # the largest growth, 1.1 per element, is still finite after the longest test; with 2 it would not be.
+    # reaches -1, a reflection, only at an infinite logit, and what is tracked fades within a hundred elements. With
+    # 1.05 the largest growth, 1.1 per element, is still finite after the longest test; with 2 it would not be.
     memory = MemoryConfig(
         num_heads=8 if large else 4, depth=1, chunk=1, conv_width=0, step_scale=1.05
     )

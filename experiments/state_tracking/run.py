@@ -4,9 +4,9 @@
 
 A fixed-depth model of TC0 cannot solve the word problem of A5 or S5 at every length; a memory whose transition is
 I - 2 theta k k^T with |k| = 1 reflects along k at theta = 1, and reflections generate these groups. Hence chunk 1 and
-a `step_scale` that lets theta reach 1 at a finite logit (Grazzi et al., 2024: negative eigenvalues). "s5_swaps" gives words in
-transpositions, one reflection each; where any element is a letter, one needs up to four, so several layers or a deep
-memory. The same command continues where it was interrupted; --config.study.max_hours stops it between trials.
+a `step_scale` that lets theta reach 1 at a finite logit (Grazzi et al., 2024: negative eigenvalues). "s5_swaps" gives
+words in transpositions, one reflection each; where any element is a letter, one needs up to four, so several layers or
+a deep memory. The same command continues where it was interrupted; --config.study.max_hours stops it between trials.
 """
 
 from collections.abc import Sequence
