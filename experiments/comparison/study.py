@@ -13,6 +13,7 @@ from experiments.comparison.task import SELECTION, Task
 from experiments.comparison.trial import (
     Trial,
     check_folder,
+    forget_programs,
     read_record,
     run_trial,
 )
@@ -61,6 +62,7 @@ def run_study(
                 )
                 break
             records[trial.learning_rate, trial.seed] = record
+        forget_programs()  # the next model has others
         if all((rate, config.seeds[0]) in records for rate in config.learning_rates):
             found[name] = _summary(model, config, records)
     return {

@@ -171,6 +171,12 @@ def _compiled(model: TitansConfig, optimizer: OptimizerConfig, steps: int) -> _C
     return _Compiled(make_init(model), scaled, step)
 
 
+def forget_programs() -> None:
+    """Lets go of everything compiled: each program holds memory mappings, of which a process has 65,530."""
+    _compiled.cache_clear()
+    jax.clear_caches()
+
+
 def _train(trial: Trial, task: Task, folder: Path) -> _Trained:
     study = trial.study
     base = dataclasses.replace(study.optimizer, learning_rate=1.0)

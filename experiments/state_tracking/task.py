@@ -86,7 +86,7 @@ class StateTracking:
 
     @property
     def vocab_size(self) -> int:
-        """Elements of the largest group: with one vocabulary, one compiled model serves all groups."""
+        """Elements of the largest group: a model has one size whatever the group."""
         return max(group(name).order for name in GROUPS)
 
     def describe(self) -> dict[str, Any]:

@@ -50,6 +50,15 @@ def test_every_rate_then_every_seed_at_the_best(finished):
     ]  # the same data, in the same order
 
 
+def test_a_finished_study_keeps_no_programs(tmp_path):
+    """A process has 65,530 mappings, and a program some dozens: the fifteenth model of a study would find none."""
+    run_study(Copying(), models(), settings(), tmp_path)
+    assert trial._compiled.cache_info().currsize == 0
+    assert (
+        trial._compiled.cache_info().misses == 0
+    )  # as after a clearing: `forget_programs` ran after the last
+
+
 def test_a_record_says_where_it_comes_from(finished):
     record = finished[1]["models"]["one"]["trials"][0]
     assert record["config"]["steps"] == 6
