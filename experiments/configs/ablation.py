@@ -47,7 +47,7 @@ def get_config(size: str = "small") -> ConfigDict:
         recall=RecallConfig(bare_steps=500),
         study=study,
         recall_study=dataclasses.replace(
-            study, steps=1000, learning_rates=(4e-3,), optimizer=SLOW_START
+            study, steps=1000, learning_rates=(4e-3,), seeds=(0, 1, 2), optimizer=SLOW_START
         ),
     )
     return as_config_dict(config)
