@@ -1,6 +1,7 @@
 """The real commands, in processes of their own: train with the baseline, continue, sample."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,8 +16,11 @@ LAST_LINE = re.compile(
 
 
 def command(module, *flags):
+    # What a user's shell says of data would otherwise stand in for a flag that is left out.
+    environment = {name: value for name, value in os.environ.items() if name != "TITANS_DATA"}
     return subprocess.run(
         [sys.executable, "-m", module, *flags],
+        env=environment,
         capture_output=True,
         text=True,
         timeout=300,
