@@ -10,7 +10,7 @@ pairs. A small model that meets noise before it can recall learns neither, so tr
 
 Tests ask for every key once. Training draws each question anew, so that a key may be asked again and another never:
 where every key is asked once, a model gains by crossing out the values that were already asked, needs no keys for it,
-and stays there (a loss of ln(n!) / n, 0.8 nats with four pairs) for a thousand steps.
+and stays there (a loss of ln(n!) / n, 0.8 nats with four pairs) for hundreds of steps.
 """
 
 import dataclasses

@@ -39,7 +39,8 @@ def markdown(results: dict[str, Any]) -> str:
     task = recall["task"]
     lines += [
         f"Bits per byte of held-out text in windows of {text['task']['length']}, difference to the base in brackets; "
-        f"and recall of {task['pairs']} pairs in percent, trained for {recall['config']['steps']} steps at "
+        f"and recall of {task['pairs']} pairs in percent, trained for {recall['config']['steps']} steps with the seeds "
+        f"{', '.join(map(str, recall['config']['seeds']))}, as far as they are there, at "
         f"{', '.join(map(str, task['train_lengths']))} "
         f"tokens, tested at {', '.join(lengths)} (chance {100 / KINDS:.1f}).",
         "",
