@@ -22,18 +22,19 @@ def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small", or one of the paper's."""
     if size == "small":
         config = NeedleConfig(
-            model=recalling(),
+            model=strict(recalling()),
             # Prose beside the noise: what keeps a short haystack out of the memory keeps a long one out of it. UUIDs
             # take a model of this size longer.
             tasks=("single_1", "single_2"),
-            bare_steps=600,
-            bare_lengths=(192, 384),
+            bare_steps=400,
+            # The longest key fits; for most nothing else does.
+            bare_lengths=(104,),
             batch_tokens=4096,
             bare_context_weight=0.0,
             context_weight=0.0,
             study=StudyConfig(
-                steps=1500,
-                learning_rates=(2e-3, 8e-3),
+                steps=1400,
+                learning_rates=(4e-3, 8e-3),
                 optimizer=SLOW_START,
             ),
         )
@@ -58,3 +59,14 @@ def recalling() -> TitansConfig:
     # than those of two heads of 32.
     memory = dataclasses.replace(base.memory, num_heads=1, chunk=16, step_scale=2.56)
     return dataclasses.replace(base, memory=memory)
+
+
+def strict(model: TitansConfig) -> TitansConfig:
+    """The model with a memory whose steps are four times larger.
+
+    It begins by writing up to a third of each token; what it does not keep out destroys the needle in a thousand tokens
+    already, and so it learns to. With smaller steps the same training leaves gates that let a little through, and sixteen
+    times the haystack brings sixteen times that. With steps larger yet a model does not learn to recall at all.
+    """
+    memory = dataclasses.replace(model.memory, step_scale=4 * model.memory.step_scale)
+    return dataclasses.replace(model, memory=memory)

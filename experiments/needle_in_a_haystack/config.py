@@ -19,12 +19,13 @@ class NeedleConfig:
       tasks: of `samples.TASKS`; training draws among them.
       train_prose: haystack of training, a pattern under --data_dir; files of `test_prose` are left out.
       test_prose: haystack of tests.
-      bare_steps: the first steps of a training, whose prompts lack the instruction and the question.
-      bare_lengths: tokens of prompt and answer in those steps; one after the other.
-      train_lengths: likewise in the other steps.
+      bare_steps: the first steps of a training, whose prompts are bare (samples.py).
+      bare_lengths: tokens of bare prompts and their answers; in the first steps one after the other, then in turn with
+        `train_lengths`. None: no prompt is bare.
+      train_lengths: tokens of prompt and answer.
       batch_tokens: of a training batch.
-      bare_context_weight: of a token of the prompt in the loss of the first steps; a token of the answer has 1.
-      context_weight: likewise in the other steps; above 0 the memory is rewarded for keeping the haystack.
+      bare_context_weight: of a token of a bare prompt in the loss; a token of the answer has 1.
+      context_weight: likewise of the other prompts; above 0 the memory is rewarded for keeping the haystack.
       selection_length: tokens of prompt and answer where the answers' loss, in training haystacks, chooses the learning
         rate; longer than in training, since longer ones are tested.
       test_lengths: tokens of prompt and answer in tests.
@@ -42,7 +43,7 @@ class NeedleConfig:
     train_prose: str = "text/train_*.txt"
     test_prose: str = "text/valid_1661.txt"
     bare_steps: int = 0
-    bare_lengths: tuple[int, ...] = (256,)
+    bare_lengths: tuple[int, ...] = ()
     train_lengths: tuple[int, ...] = (512, 1024)
     batch_tokens: int = 8192
     bare_context_weight: float = 0.02
@@ -54,7 +55,7 @@ class NeedleConfig:
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "bare_lengths", "train_lengths", "test_lengths", "models"):
+        for name in ("tasks", "train_lengths", "test_lengths", "models"):
             require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
         for task in self.tasks:
             require(task in TASKS, "config.tasks", task, f"one of {TASKS}")
@@ -68,7 +69,13 @@ class NeedleConfig:
             f"less than config.study.steps = {self.study.steps}",
         )
         require(
-            self.batch_tokens >= max(*self.bare_lengths, *self.train_lengths),
+            bool(self.bare_lengths) or not self.bare_steps,
+            "config.bare_lengths",
+            self.bare_lengths,
+            f"not empty with config.bare_steps = {self.bare_steps}",
+        )
+        require(
+            self.batch_tokens >= max((*self.bare_lengths, *self.train_lengths)),
             "config.batch_tokens",
             self.batch_tokens,
             "at least the longest of config.bare_lengths and config.train_lengths",

@@ -31,6 +31,9 @@ INSTRUCTION = (
 NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
 QUESTION = "\nWhat is the special magic {kind} for {key} mentioned in the provided text?"
 PREFIX = " The special magic {kind} for {key} mentioned in the provided text is"
+#: Needle and prefix of a bare prompt: the key and its value, and the key again.
+BARE_NEEDLE = "for {key} is: {value}."
+BARE_PREFIX = " for {key} is"
 
 
 class Sample(NamedTuple):
@@ -110,8 +113,8 @@ def make_sample(
       length: tokens.
       tokenizer: that counts them.
       rng: what draws key, value and place.
-      bare: without the instruction and the question, which are two thirds of a short prompt; what a training may
-        start with.
+      bare: without the instruction and the question, and of needle and prefix only the end; what a training may start
+        with. A batch then has several times as many answers, and a small model learns to recall from answers.
 
     Raises:
       ValueError: the length is too short for the needle and its question, or the haystack is shorter than the length.
@@ -125,12 +128,13 @@ def make_sample(
         chosen = [haystack.lines[(start + i) % len(haystack.lines)] for i in range(lines)]
         # A line drawn uniformly; or the sentence boundary at the depth.
         before = int(place * lines)
-        needle = NEEDLE.format(kind=kind, key=key, value=value)
+        needle = (BARE_NEEDLE if bare else NEEDLE).format(kind=kind, key=key, value=value)
         context = haystack.separator.join([*chosen[:before], needle, *chosen[before:]])
-        prefix = PREFIX.format(kind=kind, key=key)
-        prompt = context + prefix
-        if not bare:
+        if bare:
+            prompt = context + BARE_PREFIX.format(key=key)
+        else:
             question = QUESTION.format(kind=kind, key=key)
+            prefix = PREFIX.format(kind=kind, key=key)
             prompt = INSTRUCTION.format(kind=kind) + context + question + prefix
         depth = 100 * before / lines if lines else 0.0
         return Sample(prompt, f" {value}", value, needle, depth)

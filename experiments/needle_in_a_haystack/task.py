@@ -1,9 +1,12 @@
 """Needles as a task of a study: trained on short haystacks, judged by what a model answers in long ones.
 
 In training the answer's tokens count fully and the prompt's a little, so that a small model learns to recall before it
-learns to write. A test prompt is read as a stream, block by block, and the answer is generated greedily, as many tokens
-as the value has. The learning rate is chosen by the answers' loss on other prompts from the haystacks of training,
-longer than those that are trained on: at their length rates look alike that are far apart at sixteen times it.
+learns to write. A training may begin with bare prompts (samples.py), and goes on with them beside the others: a model
+that has learned to recall where there is nothing else writes all it reads, and fails at once in a haystack.
+
+A test prompt is read as a stream, block by block, and the answer is generated greedily, as many tokens as the value
+has. The learning rate is chosen by the answers' loss on other prompts from the haystacks of training, longer than those
+that are trained on: at their length rates look alike that are far apart at sixteen times it.
 """
 
 import dataclasses
@@ -62,12 +65,11 @@ class Needles:
         }
         training = (*config.train_lengths, config.selection_length)
         self._noise = noise(max(*config.bare_lengths, *training, *config.test_lengths))
-        bare = config.bare_lengths if config.bare_steps else ()
         for task in config.tasks:
             for part, lengths in (("train", training), (TEST, config.test_lengths)):
                 for length in lengths:
                     self.sample(task, part, length, random.Random(_TRIAL))
-            for length in bare:
+            for length in config.bare_lengths:
                 self.sample(task, "train", length, random.Random(_TRIAL), bare=True)
 
     def describe(self) -> dict[str, Any]:
@@ -91,18 +93,18 @@ class Needles:
 
     def batch(self, index: int, seed: int) -> Batch:
         """Training batch `index` (see `experiments.comparison.Task`)."""
-        bare = index < self.config.bare_steps
-        if bare:
-            lengths, context_weight = self.config.bare_lengths, self.config.bare_context_weight
-        else:
-            lengths, context_weight = self.config.train_lengths, self.config.context_weight
-        length = lengths[index % len(lengths)]
+        config = self.config
+        kinds = [(True, length) for length in config.bare_lengths]
+        if index >= config.bare_steps:
+            kinds += [(False, length) for length in config.train_lengths]
+        bare, length = kinds[index % len(kinds)]
+        context_weight = config.bare_context_weight if bare else config.context_weight
         rng = random.Random(f"{seed} {index}")
-        number = self.config.batch_tokens // length
+        number = config.batch_tokens // length
         tokens = np.zeros((number, length), np.int32)
         weights = np.zeros((number, length), np.float32)
         for row in range(number):
-            one = self.sample(rng.choice(self.config.tasks), "train", length, rng, bare)
+            one = self.sample(rng.choice(config.tasks), "train", length, rng, bare)
             prompt, answer = self.encode(one.prompt), self.encode(one.answer)
             end = len(prompt) + len(answer)
             tokens[row, :end] = np.concatenate([prompt, answer])

@@ -88,15 +88,17 @@ def test_places():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_bare_is_the_needle_among_lines_and_the_answer_s_prefix(task):
+def test_bare_is_a_key_and_its_value_among_lines_and_the_key_again(task):
     one = make_sample(task, HAYSTACKS[task], 400, BYTES, random.Random(0), bare=True)
-    kind = "uuid" if task == "single_3" else "number"
-    context, key = one.prompt.split(f" The special magic {kind} for ")
-    assert key.endswith(" mentioned in the provided text is")
-    assert one.needle in context
-    assert "I will quiz you" not in context
-    assert "What is" not in context
+    key = one.needle.removeprefix("for ").removesuffix(f" is: {one.value}.")
+    assert key.count("-") >= 1
+    assert one.needle in one.prompt
+    assert one.prompt.endswith(f" for {key} is")
+    assert "magic" not in one.prompt
     assert 300 < count_tokens(one.prompt + one.answer, BYTES) <= 400
+    shortest = count_tokens(f"{one.needle} for {key} is {one.value}", BYTES)
+    alone = make_sample(task, HAYSTACKS[task], shortest, BYTES, random.Random(0), bare=True)
+    assert alone.prompt == f"{one.needle} for {key} is"
 
 
 def test_any_case_and_any_surrounding_is_right():

@@ -47,17 +47,18 @@ def test_the_answer_counts_most_and_is_what_follows_the_prompt(data):
     assert (batch["inputs"] != task.batch(0, 1)["inputs"]).any()
 
 
-def test_the_first_steps_are_bare(data):
+def test_the_first_steps_are_bare_and_then_some(data):
     changes = {"bare_steps": 2, "bare_lengths": (256, 224), "tasks": ("single_1",)}
     task = Needles(data, dataclasses.replace(SMALL, context_weight=0.5, **changes))
-    for step, length in enumerate((256, 224, 512)):
+    bare_then_all = ((True, 256), (True, 224), (False, 512), (True, 256), (True, 224), (False, 512))
+    for step, (bare, length) in enumerate(bare_then_all):
         batch = task.batch(step, 0)
         assert batch["inputs"].shape == (1024 // length, length - 1)
-        assert set(np.unique(batch["loss_mask"])) == {0, np.float32(0.02 if step < 2 else 0.5), 1}
+        assert set(np.unique(batch["loss_mask"])) == {0, np.float32(0.02 if bare else 0.5), 1}
         text = bytes(batch["inputs"][0].tolist()).decode()
-        assert " mentioned in the provided text" in text
-        assert "One of the special" in text
-        assert ("I will quiz you" in text) == (step == 2)
+        assert " is: " in text
+        for words in ("One of the special", " mentioned in the provided text", "I will quiz you"):
+            assert (words in text) != bare
 
 
 def test_training_never_reads_the_test_haystack(data):
@@ -100,8 +101,8 @@ def test_the_rate_is_chosen_by_training_prompts_of_the_selection_length(data, mo
         ({"test_lengths": (8192,), "tasks": ("single_2",)}, "shorter than a context of 8192"),
         ({"train_lengths": (128,)}, "128 tokens are too few for a needle of single_1"),
         (
-            {"bare_steps": 1, "bare_lengths": (128,)},
-            "128 tokens are too few for a needle of single_1",
+            {"bare_steps": 1, "bare_lengths": (32,)},
+            "32 tokens are too few for a needle of single_1",
         ),
         ({"selection_length": 128}, "128 tokens are too few for a needle of single_1"),
         ({"test_prose": "text/none.txt"}, "none.txt"),
@@ -121,6 +122,7 @@ def test_bad_input_is_refused_before_training(data, change, message):
         ({"test_samples": 0}, r"config\.test_samples"),
         ({"batch_tokens": 16}, r"config\.batch_tokens"),
         ({"bare_steps": 500}, r"config\.bare_steps"),
+        ({"bare_steps": 1}, r"config\.bare_lengths"),
         ({"context_weight": 2.0}, r"config\.context_weight"),
         ({"bare_context_weight": -0.5}, r"config\.bare_context_weight"),
     ],
