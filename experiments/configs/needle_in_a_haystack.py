@@ -65,8 +65,8 @@ def strict(model: TitansConfig) -> TitansConfig:
     """The model with a memory whose steps are four times larger.
 
     It begins by writing up to a third of each token; what it does not keep out destroys the needle in a thousand tokens
-    already, and so it learns to. With smaller steps the same training leaves gates that let a little through, and sixteen
-    times the haystack brings sixteen times that. With steps larger yet a model does not learn to recall at all.
+    already, and so it learns to. With smaller steps the same training leaves gates that let a little through, and
+    sixteen times the haystack brings sixteen times that. With steps larger yet a model does not learn to recall at all.
     """
     memory = dataclasses.replace(model.memory, step_scale=4 * model.memory.step_scale)
     return dataclasses.replace(model, memory=memory)
