@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 import jax.numpy as jnp
@@ -79,6 +80,8 @@ class MemoryConfig:
         read: y_t = M_t(q_t) ("after" its own write) or M_{t-1}(q_t) ("before").
         output_gate: multiply the normalised reads by a SiLU linear gate of the input.
         step_scale: c in theta = (c / chunk)(1 - eta) sigmoid(.).
+        step_bias: initial bias of theta's logit. At 0 a memory begins by writing everything with half the largest
+            step; far below 0 it begins closed, and training opens it for what is worth writing.
         bound_step: divide a token's gradient by max(1, its curvature), so that the inner step of a
             deep memory stays stable however its weights grow; a linear memory needs no bound.
         execution: see `titans_jax.memory.api`.
@@ -97,6 +100,7 @@ class MemoryConfig:
     read: Read = "after"
     output_gate: bool = True
     step_scale: float = 0.64
+    step_bias: float = 0.0
     bound_step: bool = True
     execution: Execution = "auto"
 
@@ -115,6 +119,7 @@ class MemoryConfig:
         )
         require(self.read in get_args(Read), "read", self.read, f"one of {get_args(Read)}")
         require(self.step_scale > 0, "step_scale", self.step_scale, "a positive number")
+        require(math.isfinite(self.step_bias), "step_bias", self.step_bias, "a finite number")
         network = self.memory_network()
         if self.execution != "auto":  # which always fits, and would start JAX to see where it runs
             choose_execution(network, self.execution, 2, self.chunk)

@@ -28,10 +28,10 @@ from titans_jax.memory.state import MemoryState, fresh_state, no_momentum, skip_
 from titans_jax.placement import by_heads, by_sequences, heads_only
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
-#: Initial gate biases: alpha = 1.2e-4, eta = 0.5, theta half its range. Forgetting must start slower than
+#: Initial gate biases: alpha = 1.2e-4, eta = 0.5; theta's is the config's. Forgetting must start slower than
 #: learning: M = 0 is a saddle of a deep memory, from which no gradient leads away, and with alpha = 0.01 an
 #: untrained memory of depth 2 has a norm of 1e-12 after 4096 tokens, one of depth 4 of 1e-17.
-ALPHA_BIAS, ETA_BIAS, THETA_BIAS = -9.0, 0.0, 0.0
+ALPHA_BIAS, ETA_BIAS = -9.0, 0.0
 
 
 class GateInput(NamedTuple):
@@ -157,7 +157,7 @@ class NeuralMemory(nnx.Module):
                 rngs.params(), (dim, 3, heads), param_dtype
             )
         )
-        bias = jnp.asarray([ALPHA_BIAS, ETA_BIAS, THETA_BIAS], param_dtype)
+        bias = jnp.asarray([ALPHA_BIAS, ETA_BIAS, config.step_bias], param_dtype)
         self.gate_bias = nnx.Param(jnp.tile(bias[:, None], (1, heads)))
         self.initial_weights = nnx.data(self._initial_weights(init_network, param_dtype, rngs))
         residual = isinstance(self.network, MLPNetwork) and self.network.kind == "residual"

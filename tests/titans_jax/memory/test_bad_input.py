@@ -44,6 +44,7 @@ def says(*words):
         ({"conv_width": -1}, says("conv_width", "integer", "-1")),
         ({"read": "during"}, says("read", "after", "before", "'during'")),
         ({"step_scale": 0.0}, says("step_scale", "positive number", "0.0")),
+        ({"step_bias": float("-inf")}, says("step_bias", "finite number", "-inf")),
         ({"step_scale": float("nan")}, says("step_scale", "positive number", "nan")),
         ({"execution": "parallel"}, says("execution", "chunked", "'parallel'")),
         ({"execution": "online", "depth": 2}, says("online", "chunk=1", "depth 1", "64")),

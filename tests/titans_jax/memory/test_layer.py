@@ -1,5 +1,6 @@
 """The memory as a layer: against numpy, and its laws (any split, documents, padding, causality)."""
 
+import dataclasses
 import functools
 
 import jax
@@ -352,6 +353,21 @@ def test_reading_the_residual_network():
     tolerances.assert_close(
         module.read(q, state.memory.weights)[0, 0], expected, tolerances.OUTPUT_F64
     )
+
+
+def test_a_memory_may_begin_closed():
+    """With theta's bias far below 0 a sequence changes nothing; with half of theta's range it does."""
+    x = inputs()
+    for bias in (-60.0, 0.0):
+        config = dataclasses.replace(TOKEN, forget=False, step_bias=bias)
+        _, state = run(config, x)
+        moved = max(
+            np.abs(after - before).max()
+            for after, before in zip(
+                state.memory.weights, fresh(config).memory.weights, strict=True
+            )
+        )
+        assert (moved < 1e-20) == (bias < 0)
 
 
 def test_without_output_projection_the_gated_heads_come_back():
