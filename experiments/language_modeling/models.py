@@ -1,7 +1,7 @@
 """The models of a comparison, by name, all of equal size.
 
 A name is a variant of `TitansConfig`, or "transformer_window" for a Transformer++ whose attention sees as far as that
-of the hybrids; "transformer" has full attention. All share the model dimension with one base; the feed-forward width,
+of the hybrids; "transformer" has full attention. "mac_closed" and so on have a memory that begins closed. All share the model dimension with one base; the feed-forward width,
 and where that does not suffice the layers, make up for mixers of different size (titans_jax/matching.py).
 """
 
@@ -15,7 +15,10 @@ from titans_jax.matching import match_parameters
 from titans_jax.presets import HEAD_DIM, RECURRENT_HEAD_DIM
 
 WINDOWED = "transformer_window"
-NAMES: tuple[str, ...] = (*get_args(Variant), WINDOWED)
+#: What theta of a closed memory begins with: less than a hundredth of the largest step.
+CLOSED_BIAS = -5.0
+_CLOSED = {f"{variant}_closed": variant for variant in MEMORY_VARIANTS}
+NAMES: tuple[str, ...] = (*get_args(Variant), WINDOWED, *_CLOSED)
 
 
 def make_models(names: Sequence[str], base: TitansConfig) -> dict[str, TitansConfig]:
@@ -39,8 +42,10 @@ def named(name: str, base: TitansConfig) -> TitansConfig:
     Models without a memory have no persistent tokens either; a recurrence has as many heads as its presets have,
     beside the base's.
     """
-    variant = "transformer" if name == WINDOWED else name
+    variant = "transformer" if name == WINDOWED else _CLOSED.get(name, name)
     changes: dict[str, Any] = {"variant": variant}
+    if name in _CLOSED:
+        changes |= {"memory": dataclasses.replace(base.memory, step_bias=CLOSED_BIAS)}
     if variant not in MEMORY_VARIANTS:
         changes |= {"persistent_tokens": 0}
     if name == "transformer":

@@ -35,7 +35,8 @@ class NeedleConfig:
     """
 
     models: tuple[str, ...] = (
-        "mac", "lmm", "mag", "mal", "ttt_linear", "mamba2", "deltanet", "gated_deltanet", "transformer_window"
+        "mac", "lmm", "mag", "mal", "mac_closed", "lmm_closed", "mag_closed", "mal_closed",
+        "ttt_linear", "mamba2", "deltanet", "gated_deltanet", "transformer_window",
     )  # fmt: skip
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     tokenizer: str = "bytes"

@@ -1,0 +1,22 @@
+"""Models of a comparison by name."""
+
+import dataclasses
+
+import pytest
+
+from experiments.configs.language_modeling import small
+from experiments.language_modeling.models import CLOSED_BIAS, make_models
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
+def test_a_closed_model_is_the_model_but_for_where_theta_begins(variant):
+    name = f"{variant}_closed"
+    models = make_models((variant, name), small())
+    memory = dataclasses.replace(models[variant].memory, step_bias=CLOSED_BIAS)
+    assert models[name] == dataclasses.replace(models[variant], memory=memory)
+    assert models[name] != models[variant]
+
+
+def test_a_model_without_a_memory_is_not_closed():
+    with pytest.raises(ValueError, match="mamba2_closed"):
+        make_models(("mamba2_closed",), small())
