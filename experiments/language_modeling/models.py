@@ -1,8 +1,10 @@
 """The models of a comparison, by name, all of equal size.
 
 A name is a variant of `TitansConfig`, or "transformer_window" for a Transformer++ whose attention sees as far as that
-of the hybrids; "transformer" has full attention. "mac_closed" and so on have a memory that begins closed. All share the model dimension with one base; the feed-forward width,
-and where that does not suffice the layers, make up for mixers of different size (titans_jax/matching.py).
+of the hybrids; "transformer" has full attention. "mac_closed" and so on have a memory that begins closed.
+
+All share the model dimension with one base; the feed-forward width, and where that does not suffice the layers, make up
+for mixers of different size (titans_jax/matching.py).
 """
 
 import dataclasses
