@@ -77,7 +77,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
                 continue
             mean = found["mean"]["accuracy"][name]
             lengths, values = [int(n) for n in mean], [100 * value for value in mean.values()]
-            axes.plot(lengths, values, "o-", color=f"C{number}", label=model, markersize=3)
+            axes.plot(lengths, values, "o-", color=_colour(number), label=model, markersize=3)
         axes.axvline(max(task["train_lengths"]), color="grey", linestyle=":", linewidth=1)
         axes.set_xscale("log", base=2)
         axes.set_xticks(task["test_lengths"])
@@ -91,3 +91,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
         figure.legend(handles, labels, loc="outside right center")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _colour(number: int) -> tuple[float, float, float, float]:
+    """Of the twenty colours, ten dark ones and then their light neighbours."""
+    return matplotlib.colormaps["tab20"](2 * number % 20 + number // 10)
