@@ -21,7 +21,7 @@ class NeedleConfig:
       test_prose: haystack of tests.
       bare_steps: the first steps of a training, whose prompts are bare (samples.py).
       bare_lengths: tokens of bare prompts and their answers; in the first steps one after the other, then in turn with
-        `train_lengths`. None: no prompt is bare.
+        `train_lengths`. Empty: no prompt is bare.
       train_lengths: tokens of prompt and answer.
       batch_tokens: of a training batch.
       bare_context_weight: of a token of a bare prompt in the loss; a token of the answer has 1.

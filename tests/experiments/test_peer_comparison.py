@@ -122,13 +122,13 @@ def test_page_has_every_row_the_command_and_the_line_of_means():
 
 
 def test_growth_is_at_least_what_a_call_keeps():
-    """16 MiB that a call touches appear in the growth, up to pages the process gives back meanwhile."""
+    """16 MiB that a call touches appear in the growth; it touches 17, since a process may give pages back meanwhile."""
     kept = []
 
     def call():
-        kept.append(bytearray(b"\1") * 2**24)
+        kept.append(bytearray(b"\1") * (2**24 + 2**20))
 
-    assert 0.9 * 2**24 <= worker.memory_growth(call, 1) < 2**26
+    assert 2**24 <= worker.memory_growth(call, 1) < 2**26
 
 
 def test_every_turn_times_at_least_one_call_after_one_that_it_does_not_time():
