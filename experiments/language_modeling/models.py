@@ -20,21 +20,23 @@ WINDOWED = "transformer_window"
 #: What theta of a closed memory begins with: less than a hundredth of the largest step.
 CLOSED_BIAS = -5.0
 _CLOSED = {f"{variant}_closed": variant for variant in MEMORY_VARIANTS}
-NAMES: tuple[str, ...] = (*get_args(Variant), WINDOWED, *_CLOSED)
+#: Every model once; the names of closed memories are known beside them.
+NAMES: tuple[str, ...] = (*get_args(Variant), WINDOWED)
+KNOWN: tuple[str, ...] = (*NAMES, *_CLOSED)
 
 
 def make_models(names: Sequence[str], base: TitansConfig) -> dict[str, TitansConfig]:
     """The models by name, each with as many parameters as the base.
 
     Args:
-      names: of `NAMES`.
+      names: of `KNOWN`.
       base: what they share.
 
     Raises:
       ValueError: a name is unknown, or a model cannot be made of that size.
     """
     for name in names:
-        require(name in NAMES, "config.models", name, f"one of {NAMES}")
+        require(name in KNOWN, "config.models", name, f"one of {KNOWN}")
     return {name: match_parameters(named(name, base), base) for name in names}
 
 

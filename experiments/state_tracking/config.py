@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from experiments.comparison import StudyConfig
-from experiments.language_modeling.models import NAMES, named
+from experiments.language_modeling.models import KNOWN, named
 from experiments.state_tracking.groups import GROUPS
 from experiments.state_tracking.task import StateTrackingConfig
 from titans_jax import TitansConfig
@@ -39,7 +39,7 @@ class StateTrackingExperiment:
         require(self.model.variant == "lmm", "config.model.variant", self.model.variant, "'lmm'")
         for name in self.groups:
             require(name in GROUPS, "config.groups", name, f"one of {GROUPS}")
-        known = (*NAMES, NO_MOMENTUM, DEEP_MEMORY, MORE_LAYERS)
+        known = (*KNOWN, NO_MOMENTUM, DEEP_MEMORY, MORE_LAYERS)
         for name in self.models:
             require(name in known, "config.models", name, f"one of {known}")
 
