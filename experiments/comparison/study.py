@@ -25,7 +25,7 @@ from titans_jax.matching import count_parameters
 def run_study(
     task: Task, models: Mapping[str, TitansConfig], config: StudyConfig, workdir: Path
 ) -> dict[str, Any]:
-    """Runs what is missing of a study.
+    """Runs what is missing of a study; several processes may share the work in one folder.
 
     Args:
       task: see task.py.
@@ -56,12 +56,10 @@ def run_study(
             if record is None and time.monotonic() < deadline:
                 record = run_trial(trial, task, workdir)
                 say(_line(trial, record))
-            if record is None:
-                say(
-                    f"{name} rate {trial.learning_rate:g} seed {trial.seed}: left for another start"
-                )
-                break
-            records[trial.learning_rate, trial.seed] = record
+            elif record is None:
+                say(f"{_title(trial)}: left for another start")
+            if record is not None:
+                records[trial.learning_rate, trial.seed] = record
         forget_programs()  # the next model has others
         if all((rate, config.seeds[0]) in records for rate in config.learning_rates):
             found[name] = _summary(model, config, records)
@@ -108,7 +106,8 @@ def _trials(
     """The sweep, then what the sweep's `records` say."""
     for rate in config.learning_rates:
         yield Trial(name, model, rate, config.seeds[0], config)
-    best = _best(config, records)
+    swept = all((rate, config.seeds[0]) in records for rate in config.learning_rates)
+    best = _best(config, records) if swept else None
     if best is not None:
         for seed in config.seeds[1:]:
             yield Trial(name, model, best, seed, config)
@@ -162,10 +161,13 @@ def _shared(config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _line(trial: Trial, record: dict[str, Any]) -> str:
+def _title(trial: Trial) -> str:
+    return f"{trial.name} rate {trial.learning_rate:g} seed {trial.seed}"
+
+
+def _line(trial: Trial, record: dict[str, Any] | None) -> str:
+    if record is None:
+        return f"{_title(trial)}: another process is at it"
     loss = record["curve"][-1][1] if record["curve"] else math.nan
     judged = "diverged" if record["results"] is None else f"selection {_selection(record):.4f}"
-    return (
-        f"{trial.name} rate {trial.learning_rate:g} seed {trial.seed}: loss {loss:.4f}, {judged}, "
-        f"{record['seconds']:.0f} s"
-    )
+    return f"{_title(trial)}: loss {loss:.4f}, {judged}, {record['seconds']:.0f} s"

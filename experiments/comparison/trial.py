@@ -4,6 +4,7 @@
     FOLDER/checkpoints/     of the training, which continues from the newest
     FOLDER/progress.jsonl   the loss curve, and the seconds so far
     FOLDER/record.json      what came out; its presence says that the trial is done
+    FOLDER/lock             held by the process that works on the trial, until it ends in whatever way
 
 The learning rate is a number in the optimizer's state, so the trials of a sweep share one compiled step: AdamW's update
 is proportional to it, decoupled weight decay included.
@@ -11,11 +12,12 @@ is proportional to it, decoupled weight decay included.
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,23 +111,40 @@ def read_record(trial: Trial, workdir: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def run_trial(trial: Trial, task: Task, workdir: Path) -> dict[str, Any]:
+def run_trial(trial: Trial, task: Task, workdir: Path) -> dict[str, Any] | None:
     """Trains and judges, from the last checkpoint if there is one; a finished trial's record is only read.
 
     Returns:
       The record: "name", "config", "commit" (and "error"), "versions", "machine", "parameters", "seconds", "curve"
       ([step, mean loss since the last point], ...), and "results", what the task says of the model. A training that
-      met a loss that is not finite has "results" None.
+      met a loss that is not finite has "results" None. None: another process is at this trial.
 
     Raises:
       ValueError: the folder holds another trial, or checkpoints of another model.
     """
     check_folder(trial, task, workdir)
-    finished = read_record(trial, workdir)
-    if finished is not None:
-        return finished
     folder = trial.folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
+    with _claimed(folder) as ours:
+        if not ours:
+            return None
+        finished = read_record(trial, workdir)
+        return _run(trial, task, folder) if finished is None else finished
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process alone works in the folder, for as long as the context lasts."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _run(trial: Trial, task: Task, folder: Path) -> dict[str, Any]:
     write_json(folder / "config.json", trial.describe(task))
     trained = _train(trial, task, folder)
     began = time.perf_counter()

@@ -1,6 +1,7 @@
 """Studies: what is trained, what is never repeated, what is refused, what is reported."""
 
 import dataclasses
+import fcntl
 import json
 
 import jax
@@ -102,6 +103,24 @@ def test_a_killed_trial_goes_on_and_ends_the_same(finished, tmp_path, monkeypatc
     assert min(index for index, seed in task.drawn if seed == 0) == 4  # after the checkpoint
     assert record["curve"] == whole["curve"]
     assert record["results"] == whole["results"]
+
+
+def test_a_trial_of_another_process_is_left_to_it(finished, tmp_path, capsys):
+    """The other rate is tried meanwhile; when the other process has ended, the study goes on."""
+    folder = Trial("one", models()["one"], 0.01, 0, settings()).folder(tmp_path)
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        results = run_study(Copying(), {"one": models()["one"]}, settings(), tmp_path)
+        assert "one rate 0.01 seed 0: another process is at it" in capsys.readouterr().out
+        assert not results["complete"]
+        assert results["models"] == {}
+        assert not (folder / "config.json").exists()
+        assert (tmp_path / "one" / "rate_0.02" / "seed_0" / "record.json").exists()
+    results = run_study(Copying(), {"one": models()["one"]}, settings(), tmp_path)
+    assert results["complete"]
+    curves = [t["curve"] for t in results["models"]["one"]["trials"]]
+    assert curves == [t["curve"] for t in finished[1]["models"]["one"]["trials"]]
 
 
 def test_the_rate_is_adamws(finished):
