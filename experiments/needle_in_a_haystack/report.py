@@ -41,7 +41,7 @@ def markdown(results: dict[str, Any]) -> str:
         "# Needle in a haystack (RULER S-NIAH)",
         "",
         *origin(results, [study]),
-        f"Trained at {', '.join(map(str, task['train_lengths']))} tokens ({task['tokenizer']}); "
+        f"Trained at {', '.join(map(str, task['train_lengths']))} tokens ({task['tokenizer']}){_bare(task)}; "
         f"{task['test_samples']} test samples per task and length (the paper: 500); answers are generated greedily.",
         "",
     ]
@@ -61,6 +61,14 @@ def markdown(results: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join([*lines, *rates({"needles": study}), ""])
+
+
+def _bare(task: dict[str, Any]) -> str:
+    """What is said of bare prompts."""
+    if not task["bare_lengths"]:
+        return ""
+    lengths = ", ".join(map(str, task["bare_lengths"]))
+    return f", in turn with bare prompts of {lengths} tokens, which are alone for {task['bare_steps']:,} steps"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:

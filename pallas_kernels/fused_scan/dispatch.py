@@ -78,7 +78,7 @@ def plan(
         level = logging.WARNING if is_tpu else logging.INFO
         logger.log(level, "XLA runs instead: %s", error)
         return problems[0], BY_XLA
-    return problems[0], _by_platform(BY_XLA, {"tpu": _by_mosaic(cut, False)})
+    return problems[0], _by_platform(BY_XLA, tpu=_by_mosaic(cut, False))
 
 
 def _supported(problems: list[Problem], check: Callable[[Problem], Any]) -> list[Problem]:
@@ -121,14 +121,14 @@ def _by_triton(interpret: bool) -> Execution:
     )
 
 
-def _by_platform(default: Execution, kernels: dict[str, Execution]) -> Execution:
-    """Chooses when lowering, by the platform; ``default`` where it has no kernel."""
+def _by_platform(default: Execution, tpu: Execution) -> Execution:
+    """Chooses when lowering, by the platform."""
 
     def choose(direction: str) -> Callable[..., tuple[Leaves, Leaves, Leaves]]:
         def run(problem: Problem, *arrays: Leaves, **options: bool) -> Any:
             branches = {
                 platform: functools.partial(getattr(execution, direction), problem, **options)
-                for platform, execution in {"default": default, **kernels}.items()
+                for platform, execution in {"default": default, "tpu": tpu}.items()
             }
             return jax.lax.platform_dependent(*arrays, **branches)
 

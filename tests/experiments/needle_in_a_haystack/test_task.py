@@ -161,5 +161,9 @@ def test_the_command_at_toy_size(data, tmp_path):
     assert results["study"]["models"]["mac"]["mean"]["accuracy"] == {"single_1": {"512": 0.0}}
     page = (tmp_path / "results.md").read_text()
     assert "| mac | 0.0 |" in page
+    assert (
+        "Trained at 512 tokens (bytes), in turn with bare prompts of 256 tokens, which are alone for 1 steps"
+        in page
+    )
     assert "| MAC | 99.2 | 98.8 | 99.0 | 98.4 |" in page
     assert (tmp_path / "results.png").stat().st_size > 5000
