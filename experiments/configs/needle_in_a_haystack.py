@@ -28,7 +28,7 @@ def get_config(size: str = "small") -> ConfigDict:
             tasks=("single_1", "single_2"),
             bare_steps=400,
             # The longest key fits; for most nothing else does. 700 steps at 104 and 192 are the other curriculum of the
-            # results: MAL learns more reliably, and what is learned reaches less far.
+            # results: MAL learns more reliably, and what most learn reaches less far.
             bare_lengths=(104,),
             batch_tokens=4096,
             bare_context_weight=0.0,
