@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from experiments.ablation.recall import RecallConfig
 from experiments.comparison import StudyConfig
 from experiments.language_modeling.config import TextConfig
+from experiments.needle_in_a_haystack.config import NeedleConfig
 from titans_jax import TitansConfig
 
 
@@ -16,18 +16,18 @@ class AblationConfig:
       cases: names, see cases.py.
       chunks: chunk sizes that the base is also tried with.
       model: the base of the language models.
-      recall_model: the base of the models that recall; its vocabulary is the task's.
       text: see TextConfig.
-      recall: see RecallConfig.
       study: of the language models.
-      recall_study: of the models that recall.
+      needle_cases: of `cases`, those that are also asked for needles.
+      needle_chunks: likewise of `chunks`.
+      needles: see NeedleConfig; its `model` is the base there, and its `models` are not used.
     """
 
     cases: tuple[str, ...] = ("base",)
     chunks: tuple[int, ...] = ()
     model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    recall_model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
-    recall: RecallConfig = dataclasses.field(default_factory=RecallConfig)
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
-    recall_study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    needle_cases: tuple[str, ...] = ("base",)
+    needle_chunks: tuple[int, ...] = ()
+    needles: NeedleConfig = dataclasses.field(default_factory=NeedleConfig)

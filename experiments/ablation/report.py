@@ -10,8 +10,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from experiments.ablation.cases import COMPONENTS
-from experiments.ablation.recall import KINDS
 from experiments.comparison.report import entry, origin, rates, table
+from experiments.needle_in_a_haystack.report import NAMES
 
 #: The paper's Table 5: perplexity and long-context accuracy.
 PAPER = {
@@ -29,42 +29,43 @@ PAPER = {
 
 def markdown(results: dict[str, Any]) -> str:
     """The page: one row a case, with its difference to the base."""
-    text, recall = results["text"], results["recall"]
-    lines = ["# Ablation", "", *origin(results, [text, recall]), ""]
+    text, needles = results["text"], results["needles"]
+    lines = ["# Ablation", "", *origin(results, [text, needles]), ""]
     done = {name: m for name, m in text["models"].items() if m["mean"] is not None}
     if "base" not in done:
         return "\n".join([*lines, "The base is not there yet.", ""])
     tests = list(done["base"]["mean"]["bits_per_byte"])
-    lengths = [str(n) for n in recall["task"]["test_lengths"]]
-    task = recall["task"]
+    task, study = needles["task"], needles["config"]
+    ends = (task["test_lengths"][0], task["test_lengths"][-1])
+    asked = [(name, str(length)) for name in task["tasks"] for length in ends]
     lines += [
-        f"Bits per byte of held-out text in windows of {text['task']['length']}, difference to the base in brackets; "
-        f"and recall of {task['pairs']} pairs in percent, trained for {recall['config']['steps']} steps with the seeds "
-        f"{', '.join(map(str, recall['config']['seeds']))}, as far as they are there, at "
-        f"{', '.join(map(str, task['train_lengths']))} "
-        f"tokens, tested at {', '.join(lengths)} (chance {100 / KINDS:.1f}).",
+        f"Bits per byte of held-out text in windows of {text['task']['length']}, difference to the base in brackets. "
+        f"Needles found, in per cent of {task['test_samples']}, in noise (PK) and prose (N), by tokens of the prompt: "
+        f"models trained for {study['steps']} steps at {', '.join(map(str, task['train_lengths']))} tokens and the "
+        f"rate {', '.join(f'{rate:g}' for rate in study['learning_rates'])} with the seeds "
+        f"{', '.join(map(str, study['seeds']))} (experiments/needle_in_a_haystack).",
         "",
     ]
     header = [
         "case",
         *(f"{t}, bits/byte" for t in tests),
-        *(f"recall at {n}" for n in lengths),
+        *(f"{NAMES[name]} at {length}" for name, length in asked),
         "paper: ppl",
         "paper: long context",
     ]
     rows = []
-    for name in dict.fromkeys([*text["models"], *recall["models"]]):
+    for name in dict.fromkeys([*text["models"], *needles["models"]]):
         row = [name, *(_bits(done, name, test) for test in tests)]
-        recalled = recall["models"].get(name)
-        row += [entry(recalled, ("accuracy", n), 100, 1) if recalled else "" for n in lengths]
+        found = needles["models"].get(name)
+        row += [entry(found, ("accuracy", *one), 100, 0) if found else "" for one in asked]
         row += [f"{v:.2f}" for v in PAPER[name]] if name in PAPER else ["", ""]
         rows.append(row)
-    lines += [*table(header, rows), "", *_verdict(results, done, tests[0], lengths[-1])]
+    lines += [*table(header, rows), "", *_verdict(results, done, tests[0])]
     lines += [
-        "Selection by rate (bits per byte of held-out ends of the books; nats of a recalled value):",
+        "Selection by rate (bits per byte of held-out ends of the books; nats of a needle's value):",
         "",
     ]
-    return "\n".join([*lines, *rates({"text": text}), "", *rates({"recall": recall}), ""])
+    return "\n".join([*lines, *rates({"text": text}), "", *rates({"needles": needles}), ""])
 
 
 def _bits(done: dict[str, Any], name: str, test: str) -> str:
@@ -79,10 +80,10 @@ def _bits(done: dict[str, Any], name: str, test: str) -> str:
     return f"{cell} ({difference:+.4f})"
 
 
-def _verdict(results: dict[str, Any], done: dict[str, Any], test: str, length: str) -> list[str]:
+def _verdict(results: dict[str, Any], done: dict[str, Any], test: str) -> list[str]:
     """Which of the paper's five components are worth something here, on either measure."""
-    recall = results["recall"]["models"]
-    lines = []
+    needles, task = results["needles"]["models"], results["needles"]["task"]
+    length, lines = str(task["test_lengths"][-1]), []
     for name in COMPONENTS:
         parts = []
         if name in done:
@@ -91,46 +92,54 @@ def _verdict(results: dict[str, Any], done: dict[str, Any], test: str, length: s
                 - done["base"]["mean"]["bits_per_byte"][test]
             )
             parts.append(f"{difference:+.4f} bits per byte")
-        both = [recall.get(n) for n in (name, "base")]
-        if all(m and m["mean"] is not None for m in both):
-            without, base = (m["mean"]["accuracy"][length] for m in both if m)
-            parts.append(f"{100 * (without - base):+.1f} points of recall at {length}")
+        without, base = (needles.get(n) for n in (name, "base"))
+        if all(m and m["mean"] is not None for m in (without, base)):
+            for kind in task["tasks"]:
+                left, right = (m["mean"]["accuracy"][kind][length] for m in (without, base))
+                parts.append(f"{100 * (left - right):+.0f} points of {NAMES[kind]} at {length}")
         if parts:
             lines.append(f"* {name}: {', '.join(parts)}")
     return ["The paper's five components, each left out:", "", *lines, ""] if lines else []
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Bits per byte and recall at the longest distance, case by case."""
-    text = {n: m for n, m in results["text"]["models"].items() if m["mean"] is not None}
-    recall = {n: m for n, m in results["recall"]["models"].items() if m["mean"] is not None}
-    names = list(dict.fromkeys([*text, *recall]))[::-1]
-    figure, (left, right) = plt.subplots(
-        1, 2, sharey=True, figsize=(9, 0.33 * len(names) + 1.5), layout="constrained"
+    """Bits per byte and needles at the longest distance, case by case."""
+    task = results["needles"]["task"]
+    length = str(task["test_lengths"][-1])
+    text, needles = (
+        {n: m for n, m in results[study]["models"].items() if m["mean"] is not None}
+        for study in ("text", "needles")
     )
-    test = next(iter(results["text"]["task"]["tests"]), "")
-    test = Path(test).stem
-    for axes, models, leads, scale in (
-        (left, text, ("bits_per_byte", test), 1),
-        (right, recall, ("accuracy", str(results["recall"]["task"]["test_lengths"][-1])), 100),
-    ):
+    test = Path(next(iter(results["text"]["task"]["tests"]), "")).stem
+    panels: list[tuple[dict[str, Any], tuple[str, ...], int, str]]
+    panels = [(text, ("bits_per_byte", test), 1, f"bits per byte, {test}")]
+    for kind in task["tasks"]:
+        label = f"{NAMES[kind]} at {length} tokens, %"
+        panels.append((needles, ("accuracy", kind, length), 100, label))
+    names = list(dict.fromkeys([*text, *needles]))[::-1]
+    figure, row = plt.subplots(
+        1, len(panels), sharey=True, figsize=(2 + 3.5 * len(panels), 0.33 * len(names) + 1.5),
+        layout="constrained",
+    )  # fmt: skip
+    for axes, (models, leads, scale, label) in zip(row, panels, strict=True):
         for place, name in enumerate(names):
             if name not in models:
                 continue
-            mean, std = models[name]["mean"], models[name]["std"]
-            for key in leads:
-                mean, std = mean[key], None if std is None else std[key]
+            mean, std = (_at(models[name][part], leads) for part in ("mean", "std"))
             colour = "C3" if name in COMPONENTS else "C0" if name == "base" else "0.4"
             error = 0 if std is None else scale * std
             axes.errorbar(scale * mean, place, xerr=error, fmt="o", color=colour)
         if "base" in models:
-            value = models["base"]["mean"]
-            for key in leads:
-                value = value[key]
-            axes.axvline(scale * value, linestyle=":", color="C0")
+            axes.axvline(scale * _at(models["base"]["mean"], leads), linestyle=":", color="C0")
         axes.grid(alpha=0.3)
-    left.set_yticks(range(len(names)), names)
-    left.set(xlabel=f"bits per byte, {test}")
-    right.set(xlabel=f"recall at {results['recall']['task']['test_lengths'][-1]} tokens, %")
+        axes.set(xlabel=label)
+    row[0].set_yticks(range(len(names)), names)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _at(tree: Any, leads: tuple[str, ...]) -> Any:
+    """The number that names lead to; None if there is none."""
+    for name in leads:
+        tree = None if tree is None else tree[name]
+    return tree

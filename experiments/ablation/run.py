@@ -2,12 +2,11 @@
 
     python -m experiments.ablation.run --data_dir=DATA
 
-trains every case of experiments/configs/ablation.py twice over: on the books of DATA/text, for bits per byte, and on
-associative recall (recall.py), for what is left after a long distance. The same command continues where it was
-interrupted.
+trains the cases of experiments/configs/ablation.py twice over: on the books of DATA/text, for bits per byte, and on the
+needles of experiments/needle_in_a_haystack, for what is left after a long distance. The same command continues where it
+was interrupted.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,12 +14,12 @@ from absl import app, flags
 
 from experiments.ablation.cases import make_cases
 from experiments.ablation.config import AblationConfig
-from experiments.ablation.recall import VOCABULARY, Recall
 from experiments.ablation.report import markdown, plot
 from experiments.comparison import run_study, write_results
 from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
 from experiments.language_modeling.data_dir import data_dir, define_data_dir
 from experiments.language_modeling.task import TextTask, with_vocabulary
+from experiments.needle_in_a_haystack.task import Needles
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/ablation.py"
@@ -32,18 +31,16 @@ def main(argv: Sequence[str]) -> None:
     with messages(argv):
         config = from_config_dict(AblationConfig, flags.FLAGS.config)
         workdir = Path(flags.FLAGS.workdir)
-        text = TextTask(data_dir(DATA), config.text)
-        models = make_cases(
-            config.cases, config.chunks, with_vocabulary(config.model, text.tokenizer)
-        )
-        base = dataclasses.replace(config.recall_model, vocab_size=VOCABULARY)
-        recalling = make_cases(config.cases, config.chunks, base)
+        data = data_dir(DATA)
+        text, needles = TextTask(data, config.text), Needles(data, config.needles)
+        base = with_vocabulary(config.model, text.tokenizer)
+        models = make_cases(config.cases, config.chunks, base)
+        base = with_vocabulary(config.needles.model, needles.tokenizer)
+        finding = make_cases(config.needle_cases, config.needle_chunks, base)
         results = {
             "command": command_line("experiments.ablation.run"),
             "text": run_study(text, models, config.study, workdir / "text"),
-            "recall": run_study(
-                Recall(config.recall), recalling, config.recall_study, workdir / "recall"
-            ),
+            "needles": run_study(needles, finding, config.needles.study, workdir / "needles"),
         }
         write_results(results, output_path(), markdown, plot)
 
