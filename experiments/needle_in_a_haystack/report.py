@@ -55,12 +55,32 @@ def markdown(results: dict[str, Any]) -> str:
         paper = [[model, *(f"{x:.1f}" for x in row)] for model, row in PAPER[name].items()]
         lines += ["The paper's, of models trained on 4K tokens:", ""]
         lines += [*table(["model", "2K", "4K", "8K", "16K"], paper), ""]
+    lines += _by_seed(study)
     length = task["selection_length"]
     lines += [
         f"Selection (loss of answers in {length} tokens of training haystack, nats) by rate:",
         "",
     ]
     return "\n".join([*lines, *rates({"needles": study}), ""])
+
+
+def _by_seed(study: dict[str, Any]) -> list[str]:
+    """Each seed's accuracy at the longest prompts: a mean may mix what learned the task with what did not."""
+    task = study["task"]
+    length, rows = str(task["test_lengths"][-1]), []
+    for model, found in study["models"].items():
+        trials = [
+            t for t in found["trials"] if t["config"]["learning_rate"] == found["learning_rate"]
+        ]
+        trials.sort(key=lambda trial: trial["config"]["seed"])
+        judged = [t["results"]["accuracy"] if t["results"] else None for t in trials]
+        cells = (
+            ", ".join("-" if a is None else f"{100 * a[name][length]:.0f}" for a in judged)
+            for name in task["tasks"]
+        )
+        rows.append([model, *cells])
+    header = ["model", *(NAMES[name] for name in task["tasks"])]
+    return [f"At {length} tokens, seed by seed:", "", *table(header, rows), ""]
 
 
 def _bare(task: dict[str, Any]) -> str:
