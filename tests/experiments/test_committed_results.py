@@ -1,0 +1,26 @@
+"""The committed pages are what their committed JSON says."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+EXPERIMENTS = (
+    "ablation",
+    "babilong",
+    "language_modeling",
+    "memory_depth",
+    "needle_in_a_haystack",
+    "state_tracking",
+)
+FILES = [path for name in EXPERIMENTS for path in sorted((RESULTS / name).glob("*.json"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_page_is_made_from_its_json(path):
+    report = importlib.import_module(f"experiments.{path.parent.name}.report")
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert report.markdown(results) == path.with_suffix(".md").read_text(encoding="utf-8")
+    assert path.with_suffix(".png").exists()
