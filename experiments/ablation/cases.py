@@ -48,7 +48,7 @@ CHANGES: dict[str, Callable[[TitansConfig], TitansConfig]] = {
 
 
 def make_cases(
-    names: Sequence[str], chunks: Sequence[int], base: TitansConfig
+    names: Sequence[str], chunks: Sequence[int], base: TitansConfig, field: str = "config.cases"
 ) -> dict[str, TitansConfig]:
     """The models by name: the named changes, then the base with each chunk size, "chunk 16" and so on.
 
@@ -56,12 +56,13 @@ def make_cases(
       names: of `CHANGES`.
       chunks: sizes; the base's own is left out.
       base: the model that is changed.
+      field: where the names come from, for the error.
 
     Raises:
       ValueError: a name is unknown, or a size does not fit.
     """
     for name in names:
-        require(name in CHANGES, "config.cases", name, f"one of {tuple(CHANGES)}")
+        require(name in CHANGES, field, name, f"one of {tuple(CHANGES)}")
     changed = {name: CHANGES[name](base) for name in names}
     for chunk in chunks:
         if chunk != base.memory.chunk:

@@ -18,8 +18,8 @@ class AblationConfig:
       model: the base of the language models.
       text: see TextConfig.
       study: of the language models.
-      needle_cases: of `cases`, those that are also asked for needles.
-      needle_chunks: likewise of `chunks`.
+      needle_cases: names of the cases that are asked for needles.
+      needle_chunks: chunk sizes likewise.
       needles: see NeedleConfig; its `model` is the base there, and its `models` are not used.
     """
 

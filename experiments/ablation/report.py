@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from experiments.ablation.cases import COMPONENTS
-from experiments.comparison.report import entry, origin, rates, table
+from experiments.comparison.report import entry, number, origin, rates, table
 from experiments.needle_in_a_haystack.report import NAMES
 
 #: The paper's Table 5: perplexity and long-context accuracy.
@@ -95,7 +95,8 @@ def _verdict(results: dict[str, Any], done: dict[str, Any], test: str) -> list[s
         without, base = (needles.get(n) for n in (name, "base"))
         if all(m and m["mean"] is not None for m in (without, base)):
             for kind in task["tasks"]:
-                left, right = (m["mean"]["accuracy"][kind][length] for m in (without, base))
+                leads = ("accuracy", kind, length)
+                left, right = (number(m, leads)[0] for m in (without, base))
                 parts.append(f"{100 * (left - right):+.0f} points of {NAMES[kind]} at {length}")
         if parts:
             lines.append(f"* {name}: {', '.join(parts)}")
@@ -125,21 +126,14 @@ def plot(results: dict[str, Any], path: Path) -> None:
         for place, name in enumerate(names):
             if name not in models:
                 continue
-            mean, std = (_at(models[name][part], leads) for part in ("mean", "std"))
+            mean, std = number(models[name], leads)
             colour = "C3" if name in COMPONENTS else "C0" if name == "base" else "0.4"
             error = 0 if std is None else scale * std
             axes.errorbar(scale * mean, place, xerr=error, fmt="o", color=colour)
         if "base" in models:
-            axes.axvline(scale * _at(models["base"]["mean"], leads), linestyle=":", color="C0")
+            axes.axvline(scale * number(models["base"], leads)[0], linestyle=":", color="C0")
         axes.grid(alpha=0.3)
         axes.set(xlabel=label)
     row[0].set_yticks(range(len(names)), names)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def _at(tree: Any, leads: tuple[str, ...]) -> Any:
-    """The number that names lead to; None if there is none."""
-    for name in leads:
-        tree = None if tree is None else tree[name]
-    return tree

@@ -33,13 +33,15 @@ def main(argv: Sequence[str]) -> None:
         workdir = Path(flags.FLAGS.workdir)
         data = data_dir(DATA)
         text, needles = TextTask(data, config.text), Needles(data, config.needles)
-        base = with_vocabulary(config.model, text.tokenizer)
-        models = make_cases(config.cases, config.chunks, base)
-        base = with_vocabulary(config.needles.model, needles.tokenizer)
-        finding = make_cases(config.needle_cases, config.needle_chunks, base)
+        reader = with_vocabulary(config.model, text.tokenizer)
+        finder = with_vocabulary(config.needles.model, needles.tokenizer)
+        reading = make_cases(config.cases, config.chunks, reader)
+        finding = make_cases(
+            config.needle_cases, config.needle_chunks, finder, "config.needle_cases"
+        )
         results = {
             "command": command_line("experiments.ablation.run"),
-            "text": run_study(text, models, config.study, workdir / "text"),
+            "text": run_study(text, reading, config.study, workdir / "text"),
             "needles": run_study(needles, finding, config.needles.study, workdir / "needles"),
         }
         write_results(results, output_path(), markdown, plot)

@@ -51,11 +51,22 @@ def entry(
     """
     if model["mean"] is None:
         return "diverged"
+    mean, std = number(model, path)
+    text = f"{scale * mean:.{digits}f}"
+    return text if std is None else f"{text} ± {scale * std:.{digits}f}"
+
+
+def number(model: Mapping[str, Any], path: Sequence[str]) -> tuple[float, float | None]:
+    """Mean and deviation of a number of the judgement; no deviation with one seed.
+
+    Args:
+      model: a study's entry of one model, with a mean.
+      path: names that lead to the number.
+    """
     mean, std = model["mean"], model["std"]
     for name in path:
         mean, std = mean[name], None if std is None else std[name]
-    text = f"{scale * mean:.{digits}f}"
-    return text if std is None else f"{text} ± {scale * std:.{digits}f}"
+    return mean, std
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

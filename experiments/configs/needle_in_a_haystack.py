@@ -17,7 +17,6 @@ from titans_jax import TitansConfig, preset
 #: digits without their order.
 SLOW_START = dataclasses.replace(OPTIMIZER, warmup_fraction=0.4)
 
-
 #: Those that the results compare; "mac" and so on, of memories that begin open, are asked for by name.
 MODELS = (
     "mac_closed", "lmm_closed", "mag_closed", "mal_closed",

@@ -19,3 +19,5 @@ def test_each_case_changes_one_thing_and_no_size():
         assert (model == base) == (name == "base")
     with pytest.raises(ValueError, match=r"config\.cases"):
         make_cases(("no memory",), (), base)
+    with pytest.raises(ValueError, match=r"config\.needle_cases"):
+        make_cases(("no memory",), (), base, "config.needle_cases")
