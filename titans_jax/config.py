@@ -144,6 +144,8 @@ class RecurrenceConfig:
         state_size: features of a key of Mamba-2.
         groups: of Mamba-2's heads, each of which shares its keys and queries.
         mini_batch: tokens of TTT that share one gradient anchor. Changes what is computed.
+        step_bias: what the bias of the logit of a write begins with: beta of the DeltaNets, eta of TTT. At 0 the
+            published: the DeltaNets have no such bias, TTT's begins at 0.
         execution: "chunked" (``lax.scan``), "fused" (a kernel), or "auto": by the platform.
     """
 
@@ -155,6 +157,7 @@ class RecurrenceConfig:
     state_size: int = 64
     groups: int = 1
     mini_batch: int = 16
+    step_bias: float = 0.0
     execution: Literal["auto", "chunked", "fused"] = "auto"
 
     def __post_init__(self) -> None:
@@ -164,6 +167,7 @@ class RecurrenceConfig:
         require(
             is_count(self.conv_width, 0), "conv_width", self.conv_width, "an integer, 0 for none"
         )
+        require(math.isfinite(self.step_bias), "step_bias", self.step_bias, "a finite number")
         for name in ("key_expansion", "value_expansion"):
             value = getattr(self, name)
             require(value >= 0, name, value, "a positive number, or 0 for the published one")

@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from experiments.ablation.cases import COMPONENTS
 from experiments.comparison.report import entry, number, origin, rates, table
@@ -29,8 +30,9 @@ PAPER = {
 
 def markdown(results: dict[str, Any]) -> str:
     """The page: one row a case, with its difference to the base."""
-    text, needles = results["text"], results["needles"]
-    lines = ["# Ablation", "", *origin(results, [text, needles]), ""]
+    text, needles, streams = results["text"], results["needles"], results["streams"]
+    studies = [study for study in (text, needles, streams) if study]
+    lines = ["# Ablation", "", *origin(results, studies), ""]
     done = {name: m for name, m in text["models"].items() if m["mean"] is not None}
     if "base" not in done:
         return "\n".join([*lines, "The base is not there yet.", ""])
@@ -44,20 +46,25 @@ def markdown(results: dict[str, Any]) -> str:
         f"models trained for {study['steps']} steps at {', '.join(map(str, task['train_lengths']))} tokens and the "
         f"rate {', '.join(f'{rate:g}' for rate in study['learning_rates'])} with the seeds "
         f"{', '.join(map(str, study['seeds']))} (experiments/needle_in_a_haystack).",
+        *_stream_lines(streams),
         "",
     ]
+    places = _places(streams)
     header = [
         "case",
         *(f"{t}, bits/byte" for t in tests),
         *(f"{NAMES[name]} at {length}" for name, length in asked),
+        *(f"stream to {place}, bits/byte" for place in places),
         "paper: ppl",
         "paper: long context",
     ]
     rows = []
-    for name in dict.fromkeys([*text["models"], *needles["models"]]):
+    for name in dict.fromkeys([*text["models"], *needles["models"], *_models(streams)]):
         row = [name, *(_bits(done, name, test) for test in tests)]
         found = needles["models"].get(name)
         row += [entry(found, ("accuracy", *one), 100, 0) if found else "" for one in asked]
+        read = _models(streams).get(name)
+        row += [entry(read, ("bits", place)) if read else "" for place in places]
         row += [f"{v:.2f}" for v in PAPER[name]] if name in PAPER else ["", ""]
         rows.append(row)
     lines += [*table(header, rows), "", *_verdict(results, done, tests[0])]
@@ -66,6 +73,31 @@ def markdown(results: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join([*lines, *rates({"text": text}), "", *rates({"needles": needles}), ""])
+
+
+def _models(streams: dict[str, Any] | None) -> dict[str, Any]:
+    return streams["models"] if streams else {}
+
+
+def _places(streams: dict[str, Any] | None) -> list[str]:
+    """An early and the last position of the streams."""
+    if not streams:
+        return []
+    tokens = streams["task"]["tokens"]
+    return [str(place) for place in dict.fromkeys((min(65_536, tokens), tokens))]
+
+
+def _stream_lines(streams: dict[str, Any] | None) -> list[str]:
+    if not streams:
+        return []
+    task, study = streams["task"], streams["config"]
+    return [
+        "",
+        f"Streams: models trained for {study['steps']} steps of {task['batch_size']} x {task['length']} tokens with "
+        f"the memory carried on, at the rate {study['learning_rates'][0]:g} with the seeds "
+        f"{', '.join(map(str, study['seeds']))}; then they read {task['tokens']:,} tokens of held-out text as one "
+        "stream. Bits per byte from half of the position to it.",
+    ]
 
 
 def _bits(done: dict[str, Any], name: str, test: str) -> str:
@@ -81,7 +113,7 @@ def _bits(done: dict[str, Any], name: str, test: str) -> str:
 
 
 def _verdict(results: dict[str, Any], done: dict[str, Any], test: str) -> list[str]:
-    """Which of the paper's five components are worth something here, on either measure."""
+    """Which of the paper's five components are worth something here, on each measure."""
     needles, task = results["needles"]["models"], results["needles"]["task"]
     length, lines = str(task["test_lengths"][-1]), []
     for name in COMPONENTS:
@@ -98,18 +130,24 @@ def _verdict(results: dict[str, Any], done: dict[str, Any], test: str) -> list[s
                 leads = ("accuracy", kind, length)
                 left, right = (number(m, leads)[0] for m in (without, base))
                 parts.append(f"{100 * (left - right):+.0f} points of {NAMES[kind]} at {length}")
+        read = {n: m for n, m in _models(results["streams"]).items() if m["mean"] is not None}
+        if {name, "base"} <= set(read):
+            for place in _places(results["streams"]):
+                left, right = (number(read[n], ("bits", place))[0] for n in (name, "base"))
+                parts.append(f"{left - right:+.3f} bits per byte of the stream to {place}")
         if parts:
             lines.append(f"* {name}: {', '.join(parts)}")
     return ["The paper's five components, each left out:", "", *lines, ""] if lines else []
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Bits per byte and needles at the longest distance, case by case."""
+    """Bits per byte, needles at the longest distance, and the end of the stream, case by case; below, the streams."""
     task = results["needles"]["task"]
     length = str(task["test_lengths"][-1])
-    text, needles = (
-        {n: m for n, m in results[study]["models"].items() if m["mean"] is not None}
-        for study in ("text", "needles")
+    streams = results["streams"]
+    text, needles, read = (
+        {n: m for n, m in models.items() if m["mean"] is not None}
+        for models in (results["text"]["models"], results["needles"]["models"], _models(streams))
     )
     test = Path(next(iter(results["text"]["task"]["tests"]), "")).stem
     panels: list[tuple[dict[str, Any], tuple[str, ...], int, str]]
@@ -117,11 +155,17 @@ def plot(results: dict[str, Any], path: Path) -> None:
     for kind in task["tasks"]:
         label = f"{NAMES[kind]} at {length} tokens, %"
         panels.append((needles, ("accuracy", kind, length), 100, label))
-    names = list(dict.fromkeys([*text, *needles]))[::-1]
-    figure, row = plt.subplots(
-        1, len(panels), sharey=True, figsize=(2 + 3.5 * len(panels), 0.33 * len(names) + 1.5),
-        layout="constrained",
-    )  # fmt: skip
+    if read:
+        last = _places(streams)[-1]
+        panels.append((read, ("bits", last), 1, f"bits per byte, stream to {int(last):,}"))
+    names = list(dict.fromkeys([*text, *needles, *read]))[::-1]
+    height = 0.33 * len(names) + 1.5
+    figure = plt.figure(
+        figsize=(2 + 3.2 * len(panels), height + (4 if read else 0)), layout="constrained"
+    )
+    grid = figure.add_gridspec(2, len(panels), height_ratios=(height, 4 if read else 1e-6))
+    row = [figure.add_subplot(grid[0, 0])]
+    row += [figure.add_subplot(grid[0, i], sharey=row[0]) for i in range(1, len(panels))]
     for axes, (models, leads, scale, label) in zip(row, panels, strict=True):
         for place, name in enumerate(names):
             if name not in models:
@@ -134,6 +178,26 @@ def plot(results: dict[str, Any], path: Path) -> None:
             axes.axvline(scale * number(models["base"], leads)[0], linestyle=":", color="C0")
         axes.grid(alpha=0.3)
         axes.set(xlabel=label)
+        axes.tick_params(labelleft=axes is row[0])
     row[0].set_yticks(range(len(names)), names)
+    if read:
+        _curves(read, figure.add_subplot(grid[1, :]))
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _curves(read: dict[str, Any], axes: Axes) -> None:
+    """Bits per byte of the streams by position: the base and those without a component."""
+    for name, model in read.items():
+        if name != "base" and name not in COMPONENTS:
+            continue
+        bits = model["mean"]["bits"]
+        line = axes.plot(
+            [int(place) for place in bits], [*bits.values()], "o-", markersize=3, label=name
+        )[0]
+        if name == "base":
+            line.set(color="black", linewidth=2)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="tokens read", ylabel="bits per byte of the stream")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")

@@ -38,6 +38,7 @@ from experiments.training.step import make_init, make_train_step, split_model
 from titans_jax import TitansConfig
 from titans_jax.matching import count_parameters
 
+CONFIG = "config.json"
 RECORD = "record.json"
 CHECKPOINTS = "checkpoints"
 #: What may change between two starts of one trial.
@@ -87,19 +88,33 @@ def check_folder(trial: Trial, task: Task, workdir: Path) -> None:
     Raises:
       ValueError: names what differs, with both values.
     """
-    path = trial.folder(workdir) / "config.json"
+    check_same(trial.folder(workdir), trial.name, trial.describe(task))
+
+
+def check_same(folder: Path, name: str, described: dict[str, Any]) -> None:
+    """Refuses a folder whose config.json says something else.
+
+    Args:
+      folder: of a trial.
+      name: of its model.
+      described: all that decides the outcome, as JSON values.
+
+    Raises:
+      ValueError: names what differs, with both values.
+    """
+    path = folder / CONFIG
     if not path.exists():
         return
     saved = _flat(json.loads(path.read_text(encoding="utf-8")))
-    wanted = _flat(trial.describe(task))
+    wanted = _flat(described)
     differing = [
-        f"  {name}: {saved.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} given"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name, "absent") != wanted.get(name, "absent")
+        f"  {field}: {saved.get(field, 'absent')!r} there, {wanted.get(field, 'absent')!r} given"
+        for field in sorted(saved.keys() | wanted.keys())
+        if saved.get(field, "absent") != wanted.get(field, "absent")
     ]
     if differing:
         raise ValueError(
-            f"{path.parent} holds another trial of {trial.name}:\n"
+            f"{folder} holds another trial of {name}:\n"
             + "\n".join(differing)
             + "\ngive the same values, or another --workdir"
         )
@@ -125,7 +140,7 @@ def run_trial(trial: Trial, task: Task, workdir: Path) -> dict[str, Any] | None:
     check_folder(trial, task, workdir)
     folder = trial.folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    with _claimed(folder) as ours:
+    with claimed(folder) as ours:
         if not ours:
             return None
         finished = read_record(trial, workdir)
@@ -133,7 +148,7 @@ def run_trial(trial: Trial, task: Task, workdir: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
+def claimed(folder: Path) -> Iterator[bool]:
     """Whether this process alone works in the folder, for as long as the context lasts."""
     with (folder / "lock").open("w") as file:
         try:
@@ -145,7 +160,7 @@ def _claimed(folder: Path) -> Iterator[bool]:
 
 
 def _run(trial: Trial, task: Task, folder: Path) -> dict[str, Any]:
-    write_json(folder / "config.json", trial.describe(task))
+    write_json(folder / CONFIG, trial.describe(task))
     trained = _train(trial, task, folder)
     began = time.perf_counter()
     results = None if trained.params is None else _judge(trial, task, trained.params)

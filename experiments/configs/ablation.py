@@ -8,13 +8,15 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from experiments.ablation.cases import CHANGES, COMPONENTS
-from experiments.ablation.config import AblationConfig
+from experiments.ablation.config import AblationConfig, StreamConfig
 from experiments.comparison import StudyConfig
+from experiments.configs import long_context
 from experiments.configs.language_modeling import OPTIMIZER, paper_study, paper_text
 from experiments.configs.needle_in_a_haystack import paper_needles, small_needles
+from experiments.configs.paper import BATCH_TOKENS, LENGTH
 from experiments.language_modeling.config import TextConfig
 from experiments.language_modeling.models import make_models
-from experiments.training.config import as_config_dict
+from experiments.training.config import OptimizerConfig, as_config_dict, train_config
 from titans_jax import MemoryConfig, preset
 
 #: MAC, MAG and MAL are asked for needles by the needle experiment.
@@ -33,9 +35,19 @@ def get_config(size: str = "small") -> ConfigDict:
             needle_cases=FINDING,
             needle_chunks=(16, 64, 512),
             needles=dataclasses.replace(paper_needles(size), model=preset(size, "lmm")),
+            stream_cases=FINDING,
+            streams=StreamConfig(
+                model=preset(size, "lmm"),
+                length=LENGTH,
+                batch_size=BATCH_TOKENS // LENGTH,
+                steps=paper_study(size).steps,
+                optimizer=OptimizerConfig(learning_rate=4e-4),
+                seeds=(0,),
+            ),
         )
         return as_config_dict(config)
     needles = small_needles()
+    long = train_config(long_context.get_config())
     config = AblationConfig(
         cases=tuple(CHANGES),
         chunks=(8, 128, 512),
@@ -52,6 +64,13 @@ def get_config(size: str = "small") -> ConfigDict:
             model=make_models(("lmm_closed",), needles.model)["lmm_closed"],
             # The rate that the LMM of the needle experiment chose.
             study=dataclasses.replace(needles.study, learning_rates=(8e-3,), seeds=(0, 1)),
+        ),
+        stream_cases=FINDING,
+        # The LMM of experiments/long_context.
+        streams=StreamConfig(
+            model=dataclasses.replace(long.model, variant="lmm"),
+            optimizer=long.optimizer,
+            steps=long.steps,
         ),
     )
     return as_config_dict(config)

@@ -1,7 +1,8 @@
 """The models of a comparison, by name, all of equal size.
 
 A name is a variant of `TitansConfig`, or "transformer_window" for a Transformer++ whose attention sees as far as that
-of the hybrids; "transformer" has full attention. "mac_closed" and so on have a memory that begins closed.
+of the hybrids; "transformer" has full attention. "mac_closed", "deltanet_closed" and so on have a memory that begins
+closed.
 
 All share the model dimension with one base; the feed-forward width, and where that does not suffice the layers, make up
 for mixers of different size (titans_jax/matching.py).
@@ -17,9 +18,11 @@ from titans_jax.matching import match_parameters
 from titans_jax.presets import HEAD_DIM, RECURRENT_HEAD_DIM
 
 WINDOWED = "transformer_window"
-#: What theta of a closed memory begins with: less than a hundredth of the largest step.
+#: What the gate of a closed memory's writes begins with: less than a hundredth of the largest step.
 CLOSED_BIAS = -5.0
-_CLOSED = {f"{variant}_closed": variant for variant in MEMORY_VARIANTS}
+#: Baselines whose writes have a gate of their own; Mamba-2's steps begin small as published.
+_GATED_WRITES = ("deltanet", "gated_deltanet", "ttt_linear", "ttt_mlp")
+_CLOSED = {f"{variant}_closed": variant for variant in (*MEMORY_VARIANTS, *_GATED_WRITES)}
 #: Every model once; the names of closed memories are known beside them.
 NAMES: tuple[str, ...] = (*get_args(Variant), WINDOWED)
 KNOWN: tuple[str, ...] = (*NAMES, *_CLOSED)
@@ -48,12 +51,15 @@ def named(name: str, base: TitansConfig) -> TitansConfig:
     """
     variant = "transformer" if name == WINDOWED else _CLOSED.get(name, name)
     changes: dict[str, Any] = {"variant": variant}
-    if name in _CLOSED:
+    recurrence = base.recurrence
+    if name in _CLOSED and variant in MEMORY_VARIANTS:
         changes |= {"memory": dataclasses.replace(base.memory, step_bias=CLOSED_BIAS)}
+    elif name in _CLOSED:
+        recurrence = dataclasses.replace(recurrence, step_bias=CLOSED_BIAS)
     if variant not in MEMORY_VARIANTS:
         changes |= {"persistent_tokens": 0}
     if name == "transformer":
         changes |= {"window": None}
-    heads = base.recurrence.num_heads * HEAD_DIM // RECURRENT_HEAD_DIM.get(variant, HEAD_DIM)
-    changes |= {"recurrence": dataclasses.replace(base.recurrence, num_heads=max(1, heads))}
+    heads = recurrence.num_heads * HEAD_DIM // RECURRENT_HEAD_DIM.get(variant, HEAD_DIM)
+    changes |= {"recurrence": dataclasses.replace(recurrence, num_heads=max(1, heads))}
     return dataclasses.replace(base, **changes)

@@ -25,7 +25,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"decay_down/kernel", ("fsdp", None)),
     (r"decay_up/kernel", (None, "tensor")),
     (r"(beta|step)_kernel", ("fsdp", "tensor")),
-    (r"(decay_bias|step_bias|log_a|skip)", ("tensor",)),
+    (r"(decay_bias|step_bias|beta_bias|log_a|skip)", ("tensor",)),
     (r"gate_kernel", ("fsdp", None, "tensor")),
     (r"gate_bias", (None, "tensor")),
     (r"initial_weights/\d+", ("tensor", "fsdp", None)),

@@ -62,6 +62,7 @@ def test_only_what_a_variant_uses_must_fit():
         ({"groups": 3}, "groups must be a divisor of num_heads = 4, got 3"),
         ({"conv_width": -1}, "conv_width must be an integer, 0 for none, got -1"),
         ({"value_expansion": -1.0}, "value_expansion must be .* 0 for the published one, got -1.0"),
+        ({"step_bias": float("nan")}, "step_bias must be a finite number, got nan"),
         ({"execution": "token"}, "execution must be one of .*, got 'token'"),
     ],
 )

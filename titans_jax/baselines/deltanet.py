@@ -5,11 +5,14 @@ S_t = (I - beta_t k_t^T k_t) S_{t-1} + beta_t k_t^T v_t, y = W_O RMSNorm(q_t S_t
 
 Gated DeltaNet, Yang et al. 2024 (arXiv 2412.06464, Eq. 10): S_{t-1} decays by Mamba-2's gate a_t first, and the
 normalised reads are gated by SiLU(x W_G); keys of 3/4 D and values of 3/2 D features.
+
+With `step_bias`, which is not published, beta = sigmoid(x W + bias), and the learned bias begins there.
 """
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from titans_jax.baselines.delta import DeltaTokens, delta_step
@@ -25,7 +28,7 @@ from titans_jax.baselines.projection import (
 from titans_jax.baselines.scan import chunk_scan
 from titans_jax.config import TitansConfig
 from titans_jax.layers.linear import linear
-from titans_jax.layers.norms import RMSNorm, l2_normalise
+from titans_jax.layers.norms import RMSNorm, l2_normalise, statistics_dtype
 from titans_jax.typing import Array, Bool, Float
 
 
@@ -50,6 +53,8 @@ class DeltaNet(nnx.Module):
         self.key = Projection(dim, self.keys, heads, dtype, conv_width=width, rngs=rngs)
         self.value = Projection(dim, self.values, heads, dtype, conv_width=width, rngs=rngs)
         self.beta_kernel = per_head(dim, heads, dtype, rngs)
+        bias = jnp.full((heads,), self.config.step_bias, statistics_dtype(dtype))
+        self.beta_bias = nnx.Param(bias) if self.config.step_bias else None
         self.decay = DecayGate(dim, heads, dtype, rngs=rngs) if self.gated else None
         self.norm = RMSNorm(self.values // heads, dtype, rngs=rngs)
         self.output_gate = linear(dim, self.values, dtype, rngs=rngs) if self.gated else None
@@ -80,13 +85,15 @@ class DeltaNet(nnx.Module):
             ),
             strict=True,
         )
-        beta = jax.nn.sigmoid(apply_per_head(x, self.beta_kernel))
+        beta = apply_per_head(x, self.beta_kernel)
+        if self.beta_bias is not None:
+            beta = beta + self.beta_bias[...]
         log_keep = None if self.decay is None else zero_masked(self.decay(x)[0], mask)
         tokens = DeltaTokens(
             l2_normalise(q),
             zero_masked(l2_normalise(k), mask),
             zero_masked(v, mask),
-            zero_masked(beta, mask),
+            zero_masked(jax.nn.sigmoid(beta), mask),
             log_keep,
         )
         carry, y = chunk_scan(

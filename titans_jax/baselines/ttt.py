@@ -43,6 +43,7 @@ class TTTLinear(nnx.Module):
             forget=False,
             conv_width=recurrence.conv_width,
             step_scale=self.step_scale,
+            step_bias=recurrence.step_bias,
             bound_step=False,
             execution=recurrence.execution,
         )

@@ -17,7 +17,16 @@ def test_a_closed_model_is_the_model_but_for_where_theta_begins(variant):
     assert models[name] != models[variant]
 
 
-def test_a_model_without_a_memory_is_not_closed():
+@pytest.mark.parametrize("variant", ["deltanet", "gated_deltanet", "ttt_linear", "ttt_mlp"])
+def test_a_closed_baseline_is_the_baseline_but_for_where_its_writes_begin(variant):
+    name = f"{variant}_closed"
+    models = make_models((variant, name), small())
+    closed = dataclasses.replace(models[variant].recurrence, step_bias=CLOSED_BIAS)
+    assert models[name] == dataclasses.replace(models[variant], recurrence=closed)
+    assert models[name] != models[variant]
+
+
+def test_a_model_whose_writes_have_no_gate_is_not_closed():
     with pytest.raises(ValueError, match="mamba2_closed"):
         make_models(("mamba2_closed",), small())
 
