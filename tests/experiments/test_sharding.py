@@ -44,7 +44,9 @@ class TestRules:
     @pytest.mark.parametrize("variant", [*EXPANSIONS, *HYBRIDS])
     def test_baselines_are_shared_out(self, variant):
         mesh = abstract(fsdp=2, tensor=2)
-        _, shapes = split_model(preset("170m", variant))
+        config = preset("170m", variant)
+        biased = dataclasses.replace(config.recurrence, step_bias=-5.0)  # a parameter more
+        _, shapes = split_model(dataclasses.replace(config, recurrence=biased))
         for path, x in jax.tree_util.tree_flatten_with_path(shapes)[0]:
             name = path_name(path)  # raises where no rule is for it
             axes = {axis for axis in parameter_spec(name, x.shape, mesh) if axis}
