@@ -187,14 +187,16 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 
 def _curves(read: dict[str, Any], axes: Axes) -> None:
-    """Bits per byte of the streams by position: the base and those without a component."""
+    """Bits per byte of the streams by position: the base and those without a component.
+
+    Not the first hundredth: a book may begin with pages of contents, and a memory has learned little there.
+    """
     for name, model in read.items():
         if name != "base" and name not in COMPONENTS:
             continue
-        bits = model["mean"]["bits"]
-        line = axes.plot(
-            [int(place) for place in bits], [*bits.values()], "o-", markersize=3, label=name
-        )[0]
+        bits = {int(place): value for place, value in model["mean"]["bits"].items()}
+        bits = {place: value for place, value in bits.items() if 128 * place >= max(bits)}
+        line = axes.plot([*bits], [*bits.values()], "o-", markersize=3, label=name)[0]
         if name == "base":
             line.set(color="black", linewidth=2)
     axes.set_xscale("log", base=2)
