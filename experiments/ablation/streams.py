@@ -2,11 +2,10 @@
 
 Every case is trained on streams, its state carried from window to window (experiments/long_context/training.py), and
 then reads a text that was held out, without a reset, while its memory goes on learning. A folder per trial, so several
-processes may share the work.
+processes may share the work; a trial that is interrupted starts anew.
 """
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -20,7 +19,14 @@ from flax import nnx
 from experiments.ablation.config import StreamConfig
 from experiments.comparison.provenance import provenance
 from experiments.comparison.study import check_sizes, over
-from experiments.comparison.trial import CONFIG, RECORD, check_same, claimed, write_json
+from experiments.comparison.trial import (
+    CONFIG,
+    RECORD,
+    check_same,
+    claimed,
+    read_record,
+    write_json,
+)
 from experiments.long_context.streaming import stream_text
 from experiments.long_context.training import train
 from experiments.training.config import DataConfig, TrainConfig
@@ -96,7 +102,7 @@ class Streams:
             records = {
                 seed: record
                 for seed in config.seeds
-                if (record := _record(_folder(workdir, name, seed)))
+                if (record := read_record(_folder(workdir, name, seed)))
             }
             if records:
                 judged = [r["results"] for r in records.values() if r["results"] is not None]
@@ -142,7 +148,9 @@ class Streams:
         folder.mkdir(parents=True, exist_ok=True)
         described = self.described(model, seed)
         with claimed(folder) as ours:
-            if not ours or _record(folder):
+            if not ours:
+                say(f"stream of {name}, seed {seed}: another process is at it")
+            if not ours or read_record(folder):
                 return
             write_json(folder / CONFIG, described)
             config, began = self.config, time.perf_counter()
@@ -174,9 +182,3 @@ class Streams:
 
 def _folder(workdir: Path, name: str, seed: int) -> Path:
     return workdir / name / f"seed_{seed}"
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    """What a finished trial left; None if it is not finished."""
-    path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

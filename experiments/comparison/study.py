@@ -52,7 +52,7 @@ def run_study(
     for name, model in models.items():
         records: dict[tuple[float, int], dict[str, Any]] = {}
         for trial in _trials(name, model, config, records):
-            record = read_record(trial, workdir)
+            record = read_record(trial.folder(workdir))
             if record is None and time.monotonic() < deadline:
                 record = run_trial(trial, task, workdir)
                 say(_line(trial, record))

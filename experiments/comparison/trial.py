@@ -120,9 +120,9 @@ def check_same(folder: Path, name: str, described: dict[str, Any]) -> None:
         )
 
 
-def read_record(trial: Trial, workdir: Path) -> dict[str, Any] | None:
-    """Returns what a finished trial left; None if it is not finished."""
-    path = trial.folder(workdir) / RECORD
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Returns what a finished trial left in its folder; None if it is not finished."""
+    path = folder / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -143,7 +143,7 @@ def run_trial(trial: Trial, task: Task, workdir: Path) -> dict[str, Any] | None:
     with claimed(folder) as ours:
         if not ours:
             return None
-        finished = read_record(trial, workdir)
+        finished = read_record(folder)
         return _run(trial, task, folder) if finished is None else finished
 
 
