@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 
 from experiments.ablation.config import StreamConfig
+from experiments.comparison import StudyConfig
 from experiments.comparison.provenance import provenance
-from experiments.comparison.study import check_sizes, over
+from experiments.comparison.study import check_sizes, statistics
 from experiments.comparison.trial import (
     CONFIG,
     RECORD,
@@ -39,8 +40,6 @@ from titans_jax.matching import count_parameters
 
 #: Tokens per call of the device in reading.
 BLOCK = 1024
-#: Models may differ by this fraction of the base's parameters, as in a study.
-TOLERANCE = 0.03
 
 
 class Streams:
@@ -90,7 +89,7 @@ class Streams:
         """
         config = self.config
         if models:
-            check_sizes(models, TOLERANCE)
+            check_sizes(models, StudyConfig.tolerance)
         for name, model in models.items():
             for seed in config.seeds:
                 check_same(_folder(workdir, name, seed), name, self.described(model, seed))
@@ -109,8 +108,7 @@ class Streams:
                 found[name] = {
                     "parameters": count_parameters(model),
                     "seeds": list(records),
-                    "mean": over(judged, np.mean) if judged else None,
-                    "std": over(judged, lambda x: np.std(x, ddof=1)) if len(judged) > 1 else None,
+                    **statistics(judged),
                     "trials": list(records.values()),
                 }
         shared = {

@@ -140,16 +140,27 @@ def _summary(
         "learning_rate": best,
         "sweep": {rate: value if value < math.inf else None for rate, value in sweep.items()},
         "seeds": seeds,
-        "mean": over(judged, np.mean) if judged else None,
-        "std": over(judged, lambda x: np.std(x, ddof=1)) if len(judged) > 1 else None,
+        **statistics(judged),
         "trials": list(records.values()),
     }
 
 
-def over(trees: list[Any], statistic: Any) -> Any:
+def statistics(judged: list[dict[str, Any]]) -> dict[str, Any]:
+    """The "mean" and "std" of the seeds' judgements, nested like them; None of none, and no deviation of one.
+
+    Args:
+      judged: what the task says of each seed's model, all of one structure.
+    """
+    return {
+        "mean": _over(judged, np.mean) if judged else None,
+        "std": _over(judged, lambda x: np.std(x, ddof=1)) if len(judged) > 1 else None,
+    }
+
+
+def _over(trees: list[Any], statistic: Any) -> Any:
     """A statistic of each number over trees of nested dicts, all of one structure."""
     if isinstance(trees[0], dict):
-        return {key: over([tree[key] for tree in trees], statistic) for key in trees[0]}
+        return {key: _over([tree[key] for tree in trees], statistic) for key in trees[0]}
     return float(statistic(trees))
 
 

@@ -7,22 +7,16 @@ import pytest
 from experiments.configs.language_modeling import small
 from experiments.language_modeling.models import CLOSED_BIAS, NAMES, make_models
 
+MEMORIES = dict.fromkeys(("lmm", "mac", "mag", "mal"), "memory")
+BASELINES = dict.fromkeys(("deltanet", "gated_deltanet", "ttt_linear", "ttt_mlp"), "recurrence")
 
-@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
-def test_a_closed_model_is_the_model_but_for_where_theta_begins(variant):
+
+@pytest.mark.parametrize(("variant", "field"), [*MEMORIES.items(), *BASELINES.items()])
+def test_a_closed_model_is_the_model_but_for_where_its_writes_begin(variant, field):
     name = f"{variant}_closed"
     models = make_models((variant, name), small())
-    memory = dataclasses.replace(models[variant].memory, step_bias=CLOSED_BIAS)
-    assert models[name] == dataclasses.replace(models[variant], memory=memory)
-    assert models[name] != models[variant]
-
-
-@pytest.mark.parametrize("variant", ["deltanet", "gated_deltanet", "ttt_linear", "ttt_mlp"])
-def test_a_closed_baseline_is_the_baseline_but_for_where_its_writes_begin(variant):
-    name = f"{variant}_closed"
-    models = make_models((variant, name), small())
-    closed = dataclasses.replace(models[variant].recurrence, step_bias=CLOSED_BIAS)
-    assert models[name] == dataclasses.replace(models[variant], recurrence=closed)
+    closed = dataclasses.replace(getattr(models[variant], field), step_bias=CLOSED_BIAS)
+    assert models[name] == dataclasses.replace(models[variant], **{field: closed})
     assert models[name] != models[variant]
 
 
