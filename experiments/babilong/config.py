@@ -19,8 +19,12 @@ class BabilongConfig:
       train_prose: files of the background in training, a pattern; those of `test_prose` are left out.
       test_prose: files of the background in tests.
       tokenizer: "bytes", a tokenizer file, or "bpe:SIZE", which is trained on stories and training prose.
+      exchange: groups of words that stand for each other in training (stories.py); empty: stories stay as they are.
       prose_steps: the first steps of a training, which read nothing but prose.
-      train_lengths: tokens of the prompts in training; one after the other.
+      short_steps: the steps after those, whose prompts have the tokens of `short_lengths`: before a small model can
+        tell whose place is asked for in prose, it must in two sentences.
+      short_lengths: one after the other.
+      train_lengths: tokens of the prompts in the rest of training; one after the other.
       batch_tokens: of a training batch.
       test_lengths: tokens of the prompts in tests; 0 for the story alone.
       test_samples: of each task and length; fewer of the long ones, as `test_tokens` says.
@@ -40,7 +44,14 @@ class BabilongConfig:
     train_prose: str = "text/train_*.txt"
     test_prose: tuple[str, ...] = ("text/train_2600.txt", "text/valid_1661.txt")
     tokenizer: str = "bpe:1024"
+    exchange: tuple[tuple[str, ...], ...] = (
+        ("Mary", "John", "Sandra", "Daniel"),
+        ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office"),
+        ("apple", "football", "milk"),
+    )
     prose_steps: int = 100
+    short_steps: int = 0
+    short_lengths: tuple[int, ...] = ()
     train_lengths: tuple[int, ...] = (64, 128, 256)
     batch_tokens: int = 2048
     test_lengths: tuple[int, ...] = (0, 256, 1024, 4096, 16_384)
@@ -59,18 +70,33 @@ class BabilongConfig:
         for name in ("test_samples", "least_samples", "answer_tokens", "stream_samples"):
             value = getattr(self, name)
             require(is_count(value), f"config.{name}", value, "a positive integer")
+        for name in ("prose_steps", "short_steps"):
+            require(
+                is_count(getattr(self, name), 0),
+                f"config.{name}",
+                getattr(self, name),
+                "an integer, 0 for none",
+            )
         require(
-            is_count(self.prose_steps, 0) and self.prose_steps < self.study.steps,
-            "config.prose_steps",
-            self.prose_steps,
+            self.prose_steps + self.short_steps < self.study.steps,
+            "config.prose_steps + config.short_steps",
+            self.prose_steps + self.short_steps,
             f"less than config.study.steps = {self.study.steps}",
         )
         require(
-            self.batch_tokens >= max(self.train_lengths),
+            bool(self.short_lengths) or not self.short_steps,
+            "config.short_lengths",
+            self.short_lengths,
+            f"not empty with config.short_steps = {self.short_steps}",
+        )
+        require(
+            self.batch_tokens >= max((*self.short_lengths, *self.train_lengths)),
             "config.batch_tokens",
             self.batch_tokens,
-            "at least the longest of config.train_lengths",
+            "at least the longest of config.short_lengths and config.train_lengths",
         )
+        words = [word for group in self.exchange for word in group]
+        require(len(words) == len(set(words)), "config.exchange", self.exchange, "no word twice")
         for name in self.stream_models:
             require(name in self.models, "config.stream_models", name, f"one of {self.models}")
 

@@ -189,10 +189,11 @@ def _background(
     if not count:
         return
     # Of all sentences, those that so many tokens may end with.
-    ends = prose.starts[1:][prose.starts[1:] >= count]
-    if not ends.size:
+    first = int(np.searchsorted(prose.starts, count))
+    if first == len(prose.starts):
         raise ValueError(f"length: the prose has {prose.size} tokens, the background needs {count}")
-    end = int(rng.choice(ends))
+    last = int(rng.integers(first, len(prose.starts)))
+    end = int(prose.starts[last])
     begin = end - count
-    bounds = prose.starts[(prose.starts > begin) & (prose.starts <= end)]
-    yield from np.split(prose.tokens[begin:end], bounds[:-1] - begin)
+    bounds = prose.starts[int(np.searchsorted(prose.starts, begin, side="right")) : last]
+    yield from np.split(prose.tokens[begin:end], bounds - begin)

@@ -5,6 +5,7 @@ story, where it was asked. Stories longer than a prompt are left out at that len
 loss on the last tenth of the training stories.
 """
 
+import bisect
 import dataclasses
 import math
 from pathlib import Path
@@ -22,7 +23,7 @@ from experiments.babilong.samples import (
     read_prose,
     shortest,
 )
-from experiments.babilong.stories import Story, find_file, labels, read_stories
+from experiments.babilong.stories import Story, exchanged, find_file, labels, read_stories
 from experiments.babilong.vocabulary import make_tokenizer
 from experiments.comparison.task import SELECTION
 from experiments.language_modeling.likelihood import Encoded, token_likelihoods
@@ -86,7 +87,8 @@ class Babilong:
         streamed = config.stream_lengths if config.stream_models else ()
         longest = max([*config.test_lengths, *streamed])
         self.test_prose: Prose = read_prose(test_prose, self.tokenizer, longest)
-        self.prose: Prose = read_prose(train_prose, self.tokenizer, max(config.train_lengths))
+        trained = max((*config.short_lengths, *config.train_lengths))
+        self.prose: Prose = read_prose(train_prose, self.tokenizer, trained)
         self.stories = {task: self._read(files, task) for task in config.tasks}
         self._longest_answer = max(
             len(answer_tokens(story, self.tokenizer))
@@ -112,12 +114,13 @@ class Babilong:
 
     def _check(self) -> None:
         """Refuses lengths that stories do not fit in."""
-        for length in self.config.train_lengths:
-            if not self._tasks_at(length):
-                raise ValueError(
-                    f"config.train_lengths: no story of tasks {self.config.tasks} fits in {length} tokens; give "
-                    "longer ones"
-                )
+        for name in ("short_lengths", "train_lengths"):
+            for length in getattr(self.config, name):
+                if not self._tasks_at(length):
+                    raise ValueError(
+                        f"config.{name}: no story of tasks {self.config.tasks} fits in {length} tokens; give longer "
+                        "ones"
+                    )
         for task, stories in self.stories.items():
             least = stories.test[0][1]
             for length in (*self.config.test_lengths, *self.config.stream_lengths):
@@ -155,7 +158,8 @@ class Babilong:
 
     def batch(self, index: int, seed: int) -> Batch:
         """Training batch `index` (see `experiments.comparison.Task`)."""
-        lengths = self.config.train_lengths
+        short = 0 <= index - self.config.prose_steps < self.config.short_steps
+        lengths = self.config.short_lengths if short else self.config.train_lengths
         length = lengths[index % len(lengths)]
         rng = np.random.default_rng([seed, index])
         number = self.config.batch_tokens // length
@@ -168,16 +172,18 @@ class Babilong:
         samples = []
         tasks = self._tasks_at(length)
         for _ in range(number):
-            stories = self.stories[int(rng.choice(tasks))].train
-            samples.append(self._sample(stories, length, rng))
+            story = self._draw(self.stories[int(rng.choice(tasks))].train, length, rng)
+            other = exchanged(story, self.config.exchange, rng)
+            if shortest(other, self.tokenizer) <= length:  # words may differ in tokens
+                story = other
+            samples.append(make_sample(story, self.prose, length, self.tokenizer, rng))
         return self._together(samples, length)
 
-    def _sample(
-        self, stories: list[tuple[Story, int]], length: int, rng: np.random.Generator
-    ) -> Sample:
-        fitting = int(np.searchsorted([tokens for _, tokens in stories], length, side="right"))
-        story, _ = stories[int(rng.integers(fitting))]
-        return make_sample(story, self.prose, length, self.tokenizer, rng)
+    @staticmethod
+    def _draw(stories: list[tuple[Story, int]], length: int, rng: np.random.Generator) -> Story:
+        """One of the stories that fit."""
+        fitting = bisect.bisect_right(stories, length, key=lambda one: one[1])
+        return stories[int(rng.integers(fitting))][0]
 
     def _width(self, length: int) -> int:
         """Tokens of a row, prompt and answer: the same for all batches of a length, which compile once."""
@@ -229,7 +235,8 @@ class Babilong:
         for length in self.config.train_lengths:
             for task in self._tasks_at(length):
                 for _ in range(VALIDATION_SAMPLES):
-                    sample = self._sample(self.stories[task].valid, length, rng)
+                    story = self._draw(self.stories[task].valid, length, rng)
+                    sample = make_sample(story, self.prose, length, self.tokenizer, rng)
                     whole = np.concatenate([*sample.prompt, sample.answer])
                     encoded.append(Encoded(whole, len(sample.answer)))
         found = token_likelihoods(model, encoded)

@@ -3,11 +3,14 @@
 python -m experiments.babilong.run --data_dir=DATA
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from experiments.babilong.config import BabilongConfig
 from experiments.comparison import StudyConfig
-from experiments.configs.needle_in_a_haystack import SLOW_START, recalling
+from experiments.configs.language_modeling import OPTIMIZER
+from experiments.configs.needle_in_a_haystack import recalling
 from experiments.training.config import as_config_dict
 from titans_jax import preset
 
@@ -15,13 +18,23 @@ from titans_jax import preset
 def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small", or one of the paper's."""
     if size == "small":
+        # With segments that hold a whole short story MAC answers from them, and its memory learns late.
+        model = dataclasses.replace(recalling(), window=64, segment=16)
+        # At 4e-3 an LMM stays at knowing that the answer is a place of the story.
         study = StudyConfig(
-            steps=1500,
-            learning_rates=(2e-3, 8e-3),
-            seeds=(0, 1),
-            optimizer=SLOW_START,
+            steps=4000, learning_rates=(1e-3, 2e-3), seeds=(0, 1), optimizer=OPTIMIZER
         )
-        return as_config_dict(BabilongConfig(model=recalling(), study=study))
+        config = BabilongConfig(
+            model=model,
+            prose_steps=50,
+            short_steps=1000,
+            short_lengths=(32, 64),
+            # Most stories of the third task are longer than 256 tokens.
+            train_lengths=(64, 128, 256, 512),
+            test_tokens=48 * 16_384,
+            study=study,
+        )
+        return as_config_dict(config)
     config = BabilongConfig(
         model=preset(size, "mac"),
         tokenizer="bpe:32000",

@@ -14,7 +14,14 @@ from experiments.babilong.samples import (
     split_sentences,
 )
 from experiments.babilong.scoring import is_right
-from experiments.babilong.stories import Earlier, Story, find_file, labels, read_stories
+from experiments.babilong.stories import (
+    Earlier,
+    Story,
+    exchanged,
+    find_file,
+    labels,
+    read_stories,
+)
 from titans_jax.data import ByteTokenizer
 
 BYTES = ByteTokenizer()
@@ -146,3 +153,30 @@ def test_earlier_questions_stand_where_they_were_asked_with_their_answers():
     assert not make_sample(
         story.alone(), prose(), 400, BYTES, np.random.default_rng(0)
     ).answered.size
+
+
+def test_words_of_a_group_stand_for_each_other():
+    story = Story(
+        ("Mary went to the hall.", "Mary's den is small.", "Ann left the den."),
+        "Where is Mary?",
+        "hall",
+        (Earlier(3, "Where was Ann?", "den"),),
+    )
+    seen = set()
+    for seed in range(40):
+        other = exchanged(story, (("Mary", "Ann"), ("hall", "den")), np.random.default_rng(seed))
+        first, second = ("Mary", "Ann") if other.question == "Where is Mary?" else ("Ann", "Mary")
+        one, two = ("hall", "den") if other.answer == "hall" else ("den", "hall")
+        assert other == Story(
+            (
+                f"{first} went to the {one}.",
+                f"{first}'s {two} is small.",
+                f"{second} left the {two}.",
+            ),
+            f"Where is {first}?",
+            one,
+            (Earlier(3, f"Where was {second}?", two),),
+        )
+        seen.add(other)
+    assert len(seen) == 4
+    assert exchanged(story, (), np.random.default_rng(0)) == story

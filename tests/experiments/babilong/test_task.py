@@ -7,12 +7,15 @@ import pytest
 
 from experiments.babilong.config import BabilongConfig
 from experiments.babilong.task import Babilong
+from experiments.comparison import StudyConfig
+from experiments.language_modeling.likelihood import Likelihood
 from tests.experiments.test_command_line import command
 from tests.experiments.toy_data import PLACES, SMALL, write_data
 
 FIELDS = {
     "tokenizer": "bytes",
     "tasks": (1, 2),
+    "exchange": (),
     "train_prose": "text/*.txt",
     "test_prose": ("text/valid_1661.txt",),
     "prose_steps": 1,
@@ -48,6 +51,40 @@ def test_prose_comes_first_then_answers_count_alone(tmp_path):
         assert (batch["inputs"] != task.batch(index, 1)["inputs"]).any()
 
 
+def test_short_prompts_come_between_prose_and_the_others(tmp_path):
+    task = make_task(tmp_path, short_steps=2, short_lengths=(80, 100), study=StudyConfig(steps=9))
+    rows = [len(task.batch(index, 0)["inputs"]) for index in range(5)]
+    assert rows == [400 // n for n in (128, 100, 80, 200, 128)]
+    whole = [task.batch(index, 0)["loss_mask"].all() for index in range(5)]
+    assert whole == [True, False, False, False, False]
+
+
+def test_training_alone_exchanges_words(tmp_path, monkeypatch):
+    task = make_task(tmp_path, exchange=BabilongConfig().exchange)
+    names, places = map(set, BabilongConfig().exchange[:2])
+    asked, said = set(), set()
+    for index in range(1, 60):
+        batch = task.batch(index, 0)
+        for inputs, targets, counts in zip(*batch.values(), strict=True):
+            answer = bytes(targets[counts].tolist()).decode()[1:-1]
+            prompt = bytes(inputs.tolist()).decode()
+            name = prompt.split("\nQuestion: Where is ")[1].split("?")[0]
+            assert f" {name} moved to the {answer}." in prompt
+            asked.add(name)
+            said.add(answer)
+    assert asked == names
+    assert said == places
+    judged = []
+    monkeypatch.setattr(
+        "experiments.babilong.task.token_likelihoods",
+        lambda _, encoded: [judged.append(e) or Likelihood(-1.0, True) for e in encoded],
+    )
+    task._selection(None)
+    texts = [bytes(one.ids.tolist()).decode() for one in judged]
+    assert texts
+    assert all("Where is Mary?" in text for text in texts)
+
+
 def test_no_test_prose_is_trained_on(tmp_path):
     task = make_task(tmp_path)
     words = task.test_prose.tokens.size
@@ -63,7 +100,11 @@ def test_no_test_prose_is_trained_on(tmp_path):
         ({"test_lengths": (40,)}, ValueError, "test_lengths"),
         ({"tasks": (7,)}, FileNotFoundError, "qa7_"),
         ({"train_prose": "none/*"}, FileNotFoundError, "none"),
+        ({"short_lengths": (40,)}, ValueError, "short_lengths"),
+        ({"short_steps": 1}, ValueError, "config.short_lengths"),
+        ({"short_steps": 499}, ValueError, "config.short_steps"),
         ({"tokenizer": "bpe:9"}, ValueError, "bpe:SIZE"),
+        ({"exchange": (("den", "hall"), ("den", "hut"))}, ValueError, "config.exchange"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_training(tmp_path, changes, error, message):
