@@ -22,13 +22,7 @@ def markdown(results: dict[str, Any]) -> str:
     if not done:
         return "\n".join([*lines, ""])
     lengths = [str(n) for n in task["test_lengths"]]
-    lines += [
-        f"Tokens of {task['tokenizer']}. Prose alone for {task['prose_steps']} steps, then stories in prompts of "
-        f"{', '.join(map(str, task['train_lengths']))} tokens, of which only the answer counts. At most "
-        f"{task['test_samples']} test samples of each task and length, {task['least_samples']} of the longest, in "
-        "prose that training has not seen; 0 is the story alone. Accuracy in percent; six words are answers.",
-        "",
-    ]
+    lines += [_training(task), "", _tests(task), ""]
     for name in next(iter(done.values()))["mean"]["accuracy"]:
         title = "Mean over the tasks" if name == "mean" else name
         rows = [
@@ -45,6 +39,32 @@ def markdown(results: dict[str, Any]) -> str:
         ]
     lines += ["Selection (nats of an answer to held-out training stories) by rate:", ""]
     return "\n".join([*lines, *rates({"babilong": study}), ""])
+
+
+def _training(task: dict[str, Any]) -> str:
+    said = (
+        f"Tokens of {task['tokenizer']}. Prose alone for {task['prose_steps']} steps, then stories"
+    )
+    if task["short_steps"]:
+        said += f" in prompts of {_listed(task['short_lengths'])} tokens for {task['short_steps']:,} steps, then"
+    said += f" in prompts of {_listed(task['train_lengths'])} tokens; only answers count."
+    if task["exchange"]:
+        said += f" Training exchanges words for each other: {'; '.join(map(_listed, task['exchange']))}."
+    return said
+
+
+def _tests(task: dict[str, Any]) -> str:
+    longest = max(task["test_lengths"])
+    least = max(task["least_samples"], min(task["test_samples"], task["test_tokens"] // longest))
+    few = f", {least} of the longest," if least < task["test_samples"] else ""
+    return (
+        f"{task['test_samples']} test samples of each task and length{few} in prose that training has not seen; 0 is "
+        "the story alone. Accuracy in percent; six words are answers."
+    )
+
+
+def _listed(items: list[Any]) -> str:
+    return ", ".join(map(str, items))
 
 
 def _streams(rows: list[dict[str, Any]]) -> list[str]:
