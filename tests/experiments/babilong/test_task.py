@@ -129,6 +129,7 @@ def test_a_study_and_its_streams_are_run_and_reported(tmp_path):
     fields = (
         "models=('transformer_window',)", "tasks=(1,)", "stream_models=('transformer_window',)",
         "stream_lengths=(300,)", "stream_samples=2", "tokenizer=bytes", "prose_steps=1",
+        "short_steps=0", "short_lengths=()",
         "train_lengths=(128,)", "batch_tokens=128",
         "test_lengths=(128,)", "test_samples=2", "least_samples=1", "test_prose=('text/valid_1661.txt',)",
         "study.seeds=(0,)",
