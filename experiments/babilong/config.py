@@ -102,5 +102,10 @@ class BabilongConfig:
 
     def samples_of(self, length: int) -> int:
         """Test samples of each task at a length."""
-        most = self.test_tokens // length if length else self.test_samples
-        return max(self.least_samples, min(self.test_samples, most))
+        return samples_at(length, self.test_samples, self.test_tokens, self.least_samples)
+
+
+def samples_at(length: int, test_samples: int, test_tokens: int, least_samples: int) -> int:
+    """Test samples of each task at a length, 0 for the story alone; see BabilongConfig of the others."""
+    most = test_tokens // length if length else test_samples
+    return max(least_samples, min(test_samples, most))

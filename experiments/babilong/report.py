@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
+from experiments.babilong.config import samples_at
 from experiments.comparison.report import entry, origin, rates, table
 
 
@@ -54,8 +55,8 @@ def _training(task: dict[str, Any]) -> str:
 
 
 def _tests(task: dict[str, Any]) -> str:
-    longest = max(task["test_lengths"])
-    least = max(task["least_samples"], min(task["test_samples"], task["test_tokens"] // longest))
+    counts = (task[name] for name in ("test_samples", "test_tokens", "least_samples"))
+    least = samples_at(max(task["test_lengths"]), *counts)
     few = f", {least} of the longest," if least < task["test_samples"] else ""
     return (
         f"{task['test_samples']} test samples of each task and length{few} in prose that training has not seen; 0 is "

@@ -85,6 +85,16 @@ def test_training_alone_exchanges_words(tmp_path, monkeypatch):
     assert all("Where is Mary?" in text for text in texts)
 
 
+def test_a_story_that_other_words_make_too_long_keeps_its_own(tmp_path):
+    least = make_task(tmp_path / "least").stories[1].train[0][1]
+    task = make_task(tmp_path, train_lengths=(least,), exchange=BabilongConfig().exchange)
+    prompts = {
+        bytes(row[:least].tolist()) for i in range(1, 20) for row in task.batch(i, 0)["inputs"]
+    }
+    assert any(b"Mary" in prompt for prompt in prompts)
+    assert any(b"John" in prompt for prompt in prompts)
+
+
 def test_no_test_prose_is_trained_on(tmp_path):
     task = make_task(tmp_path)
     words = task.test_prose.tokens.size
