@@ -18,8 +18,13 @@ from titans_jax import preset
 def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small", or one of the paper's."""
     if size == "small":
+        base = recalling()
+        # Who moves has a new place, and a write must be able to take all of the old one away. Steps begin whole (a
+        # token read back as it was written) and may become twice that, token by token. A deep memory learns more slowly
+        # with such steps, and in time for a CPU it has only chunks. Width makes up for the parameters that depth had.
+        memory = dataclasses.replace(base.memory, depth=1, chunk=1, step_scale=1.0)
         # With segments that hold a whole short story MAC answers from them, and its memory learns late.
-        model = dataclasses.replace(recalling(), window=64, segment=16)
+        model = dataclasses.replace(base, memory=memory, feed_forward=192, window=64, segment=16)
         # At 4e-3 an LMM stays at knowing that the answer is a place of the story.
         study = StudyConfig(
             steps=4000, learning_rates=(1e-3, 2e-3), seeds=(0, 1), optimizer=OPTIMIZER

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from titans_jax import TitansConfig
-from titans_jax.config import MEMORY_VARIANTS, Variant, require
+from titans_jax.config import MEMORY_VARIANTS, MemoryConfig, Variant, require
 from titans_jax.matching import match_parameters
 from titans_jax.presets import HEAD_DIM, RECURRENT_HEAD_DIM
 
@@ -46,8 +46,8 @@ def make_models(names: Sequence[str], base: TitansConfig) -> dict[str, TitansCon
 def named(name: str, base: TitansConfig) -> TitansConfig:
     """A model by name, with everything else like the base.
 
-    Models without a memory have no persistent tokens either; a recurrence has as many heads as its presets have,
-    beside the base's.
+    Models without a memory have no persistent tokens either, and whatever the base says of a memory does not tell
+    their trials from others; a recurrence has as many heads as its presets have, beside the base's.
     """
     variant = "transformer" if name == WINDOWED else _CLOSED.get(name, name)
     changes: dict[str, Any] = {"variant": variant}
@@ -57,7 +57,7 @@ def named(name: str, base: TitansConfig) -> TitansConfig:
     elif name in _CLOSED:
         recurrence = dataclasses.replace(recurrence, step_bias=CLOSED_BIAS)
     if variant not in MEMORY_VARIANTS:
-        changes |= {"persistent_tokens": 0}
+        changes |= {"persistent_tokens": 0, "memory": MemoryConfig()}
     if name == "transformer":
         changes |= {"window": None}
     heads = recurrence.num_heads * HEAD_DIM // RECURRENT_HEAD_DIM.get(variant, HEAD_DIM)

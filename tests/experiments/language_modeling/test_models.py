@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from experiments.configs.language_modeling import small
-from experiments.language_modeling.models import CLOSED_BIAS, NAMES, make_models
+from experiments.language_modeling.models import CLOSED_BIAS, NAMES, make_models, named
 
 MEMORIES = dict.fromkeys(("lmm", "mac", "mag", "mal"), "memory")
 BASELINES = dict.fromkeys(("deltanet", "gated_deltanet", "ttt_linear", "ttt_mlp"), "recurrence")
@@ -29,3 +29,12 @@ def test_a_comparison_of_all_models_has_each_once():
     """A closed model is asked for by name: as fast as the open one, it would only double a comparison."""
     assert not [name for name in NAMES if name.endswith("_closed")]
     assert len(set(NAMES)) == len(NAMES)
+
+
+def test_a_memory_does_not_change_models_without_one():
+    """Else whoever sets the memory of a comparison trains its baselines again."""
+    base = small()
+    other = dataclasses.replace(base, memory=dataclasses.replace(base.memory, step_scale=1.0))
+    names = ("transformer_window", "gated_deltanet", "samba")
+    assert [named(name, base) for name in names] == [named(name, other) for name in names]
+    assert named("lmm", base) != named("lmm", other)
