@@ -79,7 +79,9 @@ class MemoryConfig:
         conv_width: taps of the convolutions after the q, k, v projections; 0 for none.
         read: y_t = M_t(q_t) ("after" its own write) or M_{t-1}(q_t) ("before").
         output_gate: multiply the normalised reads by a SiLU linear gate of the input.
-        step_scale: c in theta = (c / chunk)(1 - eta) sigmoid(.).
+        step_scale: c in theta = (c / chunk)(1 - eta) sigmoid(.). A linear memory begins by writing c / chunk of what
+            it does not know of a token, and may come to write twice that; facts that replace older ones need about
+            the whole, which is stable where chunks are short.
         step_bias: initial bias of theta's logit. At 0 a memory begins by writing everything with half the largest
             step; far below 0 it begins closed, and training opens it for what is worth writing.
         bound_step: divide a token's gradient by max(1, its curvature), so that the inner step of a
