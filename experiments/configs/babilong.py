@@ -20,8 +20,8 @@ def get_config(size: str = "small") -> ConfigDict:
     if size == "small":
         base = recalling()
         # Who moves has a new place, and a write must be able to take all of the old one away. Steps begin whole (a
-        # token read back as it was written) and may become twice that, token by token. A deep memory learns more slowly
-        # with such steps, and in time for a CPU it has only chunks. Width makes up for the parameters that depth had.
+        # token read back as it was written) and may become twice that. A deep memory learned more slowly with them, and
+        # token by token it is too slow for a CPU. The feed-forward width makes up for the parameters that depth had.
         memory = dataclasses.replace(base.memory, depth=1, chunk=1, step_scale=1.0)
         # With segments that hold a whole short story MAC answers from them, and its memory learns late.
         model = dataclasses.replace(base, memory=memory, feed_forward=192, window=64, segment=16)
