@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 
 from titans_jax.memory.api import Execution, choose_execution
-from titans_jax.memory.gates import Read
-from titans_jax.memory.networks import MLPNetwork, NetworkFunction
+from titans_jax.memory.networks import MLPNetwork
+from titans_jax.memory.rule import NetworkFunction, Read, Rule
 
 Variant = Literal[
     "mac",
@@ -124,7 +124,7 @@ class MemoryConfig:
         require(math.isfinite(self.step_bias), "step_bias", self.step_bias, "a finite number")
         network = self.memory_network()
         if self.execution != "auto":  # which always fits, and would start JAX to see where it runs
-            choose_execution(network, self.execution, 2, self.chunk)
+            choose_execution(Rule(network), self.execution, 2)
 
     def memory_network(self) -> MLPNetwork | NetworkFunction:
         """The network in the form that the memory's functions take."""

@@ -20,10 +20,11 @@ from titans_jax.layers.convolution import CausalConv
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, l2_normalise, statistics_dtype
 from titans_jax.memory.api import check_flags, memory_scan
-from titans_jax.memory.chunk import Carry
 from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
+from titans_jax.memory.dual import Carry
 from titans_jax.memory.gates import Gates, gates_from_logits
-from titans_jax.memory.networks import MLPNetwork, network_function
+from titans_jax.memory.networks import MLPNetwork
+from titans_jax.memory.rule import Rule
 from titans_jax.memory.state import MemoryState, fresh_state, no_momentum, skip_tokens
 from titans_jax.placement import by_heads, by_sequences, heads_only
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
@@ -236,16 +237,30 @@ class NeuralMemory(nnx.Module):
         start = self._start(None)
         return self._run(prefix[None], self._fresh(1, start), None, None, start, aligned=True)[0][0]
 
+    def rule(self) -> Rule:
+        """The inner step, with its slow parameters."""
+        config = self.config
+        return Rule(
+            self.network,
+            read=config.read,
+            bound="gradient" if config.bound_step else "none",
+            gain=None if self.gain is None else self.gain[...][:, None, :],
+        )
+
     def read(self, q: Heads, weights: PyTree) -> Heads:
-        """y = M*(q): reads fast weights ``[B, H, ...]`` without writing (Eq. 15, 21)."""
+        """y = M*(q): reads fast weights without writing (Eq. 15, 21).
 
-        def one_head(gain, weights, q):
-            return jax.vmap(network_function(self.network, gain), in_axes=(None, 0))(weights, q)
+        Args:
+            q: queries.
+            weights: M*, a pytree of ``[B, H, ...]``.
+        """
 
-        gain = None if self.gain is None else self.gain[...][:, None, :]
+        def one_head(rule, weights, q):
+            return jax.vmap(rule.function(), in_axes=(None, 0))(weights, q)
+
         heads = jax.vmap(one_head, in_axes=(0, 0, 1), out_axes=1)
         wide = q.astype(statistics_dtype(q.dtype))
-        return jax.vmap(heads, in_axes=(None, 0, 0))(gain, weights, wide).astype(q.dtype)
+        return jax.vmap(heads, in_axes=(None, 0, 0))(self.rule(), weights, wide).astype(q.dtype)
 
     @overload
     def __call__(
@@ -359,7 +374,7 @@ class NeuralMemory(nnx.Module):
         k, conv_k = self.key(x, state.conv_k, reset, mask)
         v, conv_v = self.value(x, state.conv_v, reset, mask)
         gates, gate_input = self._gates(x, state, mask, reset)
-        gain = None if self.gain is None else self.gain[...]
+        rule = self.rule()
         initial = start if reset is not None else None
 
         def written():
@@ -368,37 +383,32 @@ class NeuralMemory(nnx.Module):
         diagnostics = None
         if return_diagnostics:
             diagnostics = memory_diagnostics(
-                self.network,
+                rule,
                 state.memory,
                 k,
                 v,
                 gates,
                 chunk=self.config.chunk,
-                gain=gain,
                 mask=written(),
                 reset=reset,
                 initial=initial,
-                bound_step=self.config.bound_step,
             )
         if freeze and reset is None:
             y = self.read(q, state.memory.weights)
             memory = skip_tokens(state.memory, x.shape[1], self.config.chunk)
         else:
             y, memory = memory_scan(
-                self.network,
+                rule,
                 state.memory,
                 q,
                 k,
                 v,
                 gates,
                 chunk=self.config.chunk,
-                gain=gain,
                 tile=self.config.tile,
                 mask=written(),
                 reset=reset,
                 initial=initial,
-                read=self.config.read,
-                bound_step=self.config.bound_step,
                 execution=self.config.execution,
                 aligned=aligned,
             )

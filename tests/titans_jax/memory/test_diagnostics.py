@@ -22,6 +22,7 @@ from tests.titans_jax.memory.cases import (
 from titans_jax.config import MemoryConfig
 from titans_jax.memory import MemoryState, layer
 from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
+from titans_jax.memory.rule import Rule
 from titans_jax.memory.layer import NeuralMemory
 
 DIM = 8
@@ -57,10 +58,11 @@ def in_numpy(case, inputs, flags):
                 if position == 0:
                     anchor = m
                 k, v = inputs.k[b, t, h], inputs.v[b, t, h]
-                u = oracle.loss_gradient(anchor, k, v)
-                if case.bounded and case.depth > 1:
-                    u = oracle.bounded(anchor, k, v, u)
-                expected.loss[at] = ((oracle.read_memory(anchor, k) - v) ** 2).sum()
+                now = anchor if case.anchor == "chunk" else [*anchor[:-1], m[-1]]
+                u = oracle.loss_gradient(anchor, now, k, v)
+                if case.bound != "none" and case.depth > 1:
+                    u = [x / max(1.0, oracle.curvature(anchor, k, v, case.bound)) for x in u]
+                expected.loss[at] = ((oracle.read_memory(now, k) - v) ** 2).sum()
                 expected.gradient_norm[at] = norm(u)
                 if flags.mask is None or flags.mask[b, t]:
                     step = [-expected.theta[at] * layer for layer in u]
@@ -75,22 +77,25 @@ def in_numpy(case, inputs, flags):
 
 CASES = [
     Case(depth=1, chunk=5, momentum=False),
-    Case(depth=1, chunk=4, forget=False, masked=True, bounded=True),
-    Case(depth=2, chunk=4, bounded=True, masked=True, resets=True, carried=True),
+    Case(depth=1, chunk=4, forget=False, masked=True, bound="gradient"),
+    Case(depth=2, chunk=4, bound="gradient", masked=True, resets=True, carried=True),
     Case(depth=2, chunk=5, carried=True),
+    Case(depth=2, chunk=5, anchor="token", bound="features", masked=True, carried=True),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_diagnostics_equal_numpy(case):
     inputs, flags = problem(case)
-    if case.bounded and case.depth > 1:  # so that the bound does something
+    if case.bound != "none" and case.depth > 1:  # so that the bound does something
         inputs = jax.tree.map(lambda x: 3 * x, inputs)._replace(gates=inputs.gates, k=inputs.k)
     fresh = (flags.position == 0)[:, None, None, None]
     anchor = jax.tree.map(lambda m, a: jnp.where(fresh, m, a), inputs.weights, inputs.anchor)
     state = MemoryState(inputs.weights, inputs.momentum, anchor, flags.position)
     function = functools.partial(
-        memory_diagnostics, case.function, chunk=case.chunk, bound_step=case.bounded
+        memory_diagnostics,
+        Rule(case.function, anchor=case.anchor, bound=case.bound),
+        chunk=case.chunk,
     )
     options = {"mask": flags.mask, "reset": flags.reset, "initial": inputs.initial}
     compiled = jax.jit(function, compiler_options=COMPILE_FAST)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from tests import tolerances
 from tests.titans_jax.memory import oracle
-from tests.titans_jax.memory.cases import COMPILE_FAST, Inputs, gated_mlp
+from tests.titans_jax.memory.cases import COMPILE_FAST, Case, Inputs, gated_mlp
 from titans_jax.config import MemoryConfig
 from titans_jax.memory import Gates
 from titans_jax.memory.layer import HeadProjection, NeuralMemory
@@ -119,13 +119,16 @@ def in_numpy(module, x):
             learned,
             None,
             None,
+            None,
         ),
         np.zeros(BATCH, int),
         np.ones((BATCH, LENGTH), bool),
         np.zeros((BATCH, LENGTH), bool),
-        chunk=config.chunk,
-        read=config.read,
-        bound_step=config.bound_step,
+        Case(
+            chunk=config.chunk,
+            read=config.read,
+            bound="gradient" if config.bound_step else "none",
+        ),
     )
     y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(module.norm.scale[...])
     y = y.reshape(x.shape)
