@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 
+from titans_jax.fields import (
+    check_fields,
+    field,
+    finite,
+    flag,
+    instance_of,
+    non_negative_int,
+    number,
+    one_of,
+    optional,
+    positive,
+    positive_int,
+    require,
+    whole,
+)
 from titans_jax.memory.api import Execution, choose_execution
 from titans_jax.memory.gates import Read
-from titans_jax.memory.networks import MLPNetwork, NetworkFunction
+from titans_jax.memory.networks import NETWORK_DEPTH, MLPNetwork, NetworkFunction, NetworkKind
 
 Variant = Literal[
     "mac",
@@ -47,17 +61,20 @@ EXPANSIONS: dict[str, tuple[float, float]] = {
 HYBRIDS = {"samba": ("mamba2",), "gated_deltanet_h2": ("mamba2", "gated_deltanet")}
 Combine = Literal["mutual", "sigmoid", "silu"]
 ActivationDtype = Literal["float32", "bfloat16", "float64"]
+GateInput = Literal["token", "chunk"]
+
+_WINDOW = "a positive integer (None, full attention, is for the transformer only)"
+_expansion = number("a positive number, or 0 for the published one", least=0)
 
 
-def require(condition: bool, field: str, value: object, wanted: str) -> None:
-    """Raises a ValueError that names the field, its value and what would be right."""
-    if not condition:
-        raise ValueError(f"{field} must be {wanted}, got {value!r}")
+def _window(name: str, value: Any) -> int | None:
+    return None if value is None else whole(_WINDOW, 1)(name, value)
 
 
-def is_count(value: object, least: int = 1) -> bool:
-    """Whether a value is an integer (no bool) of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _network(name: str, value: Any) -> Any:
+    fits = callable(value) or value in get_args(NetworkKind)
+    require(fits, name, value, "'mlp', 'residual' or a function")
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,42 +106,27 @@ class MemoryConfig:
         execution: see `titans_jax.memory.api`.
     """
 
-    num_heads: int = 4
-    network: Literal["mlp", "residual"] | NetworkFunction = "mlp"
-    depth: int = 2
-    expansion: int = 2
-    chunk: int = 64
-    tile: int | None = None
-    gates: Literal["token", "chunk"] = "token"
-    momentum: bool = True
-    forget: bool = True
-    conv_width: int = 4
-    read: Read = "after"
-    output_gate: bool = True
-    step_scale: float = 0.64
-    step_bias: float = 0.0
-    bound_step: bool = True
-    execution: Execution = "auto"
+    num_heads: int = field(4, positive_int)
+    network: NetworkKind | NetworkFunction = field("mlp", _network)
+    depth: int = field(2, NETWORK_DEPTH)
+    expansion: int = field(2, positive_int)
+    chunk: int = field(64, positive_int)
+    tile: int | None = field(None, optional(positive_int))
+    gates: GateInput = field("token", one_of(GateInput))
+    momentum: bool = field(True, flag)
+    forget: bool = field(True, flag)
+    conv_width: int = field(4, non_negative_int)
+    read: Read = field("after", one_of(Read))
+    output_gate: bool = field(True, flag)
+    step_scale: float = field(0.64, positive)
+    step_bias: float = field(0.0, finite)
+    bound_step: bool = field(True, flag)
+    execution: Execution = field("auto", one_of(Execution))
 
-    def __post_init__(self):
-        require(is_count(self.num_heads), "num_heads", self.num_heads, "a positive integer")
-        require(is_count(self.chunk), "chunk", self.chunk, "a positive integer")
-        require(
-            self.tile is None or is_count(self.tile),
-            "tile",
-            self.tile,
-            "a positive integer or None",
-        )
-        require(self.gates in ("token", "chunk"), "gates", self.gates, "'token' or 'chunk'")
-        require(
-            is_count(self.conv_width, 0), "conv_width", self.conv_width, "an integer, 0 for none"
-        )
-        require(self.read in get_args(Read), "read", self.read, f"one of {get_args(Read)}")
-        require(self.step_scale > 0, "step_scale", self.step_scale, "a positive number")
-        require(math.isfinite(self.step_bias), "step_bias", self.step_bias, "a finite number")
-        network = self.memory_network()
+    def __post_init__(self) -> None:
+        check_fields(self)
         if self.execution != "auto":  # which always fits, and would start JAX to see where it runs
-            choose_execution(network, self.execution, 2, self.chunk)
+            choose_execution(self.memory_network(), self.execution, 2, self.chunk)
 
     def memory_network(self) -> MLPNetwork | NetworkFunction:
         """The network in the form that the memory's functions take."""
@@ -151,36 +153,27 @@ class RecurrenceConfig:
         execution: "chunked" (``lax.scan``), "fused" (a kernel), or "auto": by the platform.
     """
 
-    num_heads: int = 4
-    chunk: int = 64
-    conv_width: int = 4
-    key_expansion: float = 0.0
-    value_expansion: float = 0.0
-    state_size: int = 64
-    groups: int = 1
-    mini_batch: int = 16
-    step_bias: float = 0.0
-    execution: Literal["auto", "chunked", "fused"] = "auto"
+    num_heads: int = field(4, positive_int)
+    chunk: int = field(64, positive_int)
+    conv_width: int = field(4, non_negative_int)
+    key_expansion: float = field(0.0, _expansion)
+    value_expansion: float = field(0.0, _expansion)
+    state_size: int = field(64, positive_int)
+    groups: int = field(1, positive_int)
+    mini_batch: int = field(16, positive_int)
+    step_bias: float = field(0.0, finite)
+    execution: Literal["auto", "chunked", "fused"] = field(
+        "auto", one_of(("auto", "chunked", "fused"))
+    )
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "chunk", "state_size", "groups", "mini_batch"):
-            value = getattr(self, name)
-            require(is_count(value), name, value, "a positive integer")
-        require(
-            is_count(self.conv_width, 0), "conv_width", self.conv_width, "an integer, 0 for none"
-        )
-        require(math.isfinite(self.step_bias), "step_bias", self.step_bias, "a finite number")
-        for name in ("key_expansion", "value_expansion"):
-            value = getattr(self, name)
-            require(value >= 0, name, value, "a positive number, or 0 for the published one")
+        check_fields(self)
         require(
             self.num_heads % self.groups == 0,
             "groups",
             self.groups,
             f"a divisor of num_heads = {self.num_heads}",
         )
-        choices = ("auto", "chunked", "fused")
-        require(self.execution in choices, "execution", self.execution, f"one of {choices}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,47 +202,25 @@ class TitansConfig:
         remat: whether the backward pass recomputes each block instead of keeping its activations.
     """
 
-    variant: Variant = "mac"
-    vocab_size: int = 256
-    dim: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    window: int | None = 128
-    segment: int = 128
-    persistent_tokens: int = 4
-    feed_forward: int = 640
-    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
-    recurrence: RecurrenceConfig = dataclasses.field(default_factory=RecurrenceConfig)
-    combine: Combine = "mutual"
-    rope_base: float = 10000.0
-    tie_embeddings: bool = True
-    dtype: ActivationDtype = "float32"
-    remat: bool = False
+    variant: Variant = field("mac", one_of(Variant))
+    vocab_size: int = field(256, positive_int)
+    dim: int = field(256, positive_int)
+    num_layers: int = field(4, positive_int)
+    num_heads: int = field(4, positive_int)
+    window: int | None = field(128, _window)
+    segment: int = field(128, positive_int)
+    persistent_tokens: int = field(4, non_negative_int)
+    feed_forward: int = field(640, non_negative_int)
+    memory: MemoryConfig = field(MemoryConfig(), instance_of(MemoryConfig))
+    recurrence: RecurrenceConfig = field(RecurrenceConfig(), instance_of(RecurrenceConfig))
+    combine: Combine = field("mutual", one_of(Combine))
+    rope_base: float = field(10000.0, number("greater than 1", above=1))
+    tie_embeddings: bool = field(True, flag)
+    dtype: ActivationDtype = field("float32", one_of(ActivationDtype))
+    remat: bool = field(False, flag)
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("variant", get_args(Variant)),
-            ("combine", get_args(Combine)),
-            ("dtype", get_args(ActivationDtype)),
-            ("tie_embeddings", (True, False)),
-            ("remat", (True, False)),
-        ):
-            value = getattr(self, name)
-            require(value in choices, name, value, f"one of {choices}")
-        for name in ("vocab_size", "dim", "num_layers", "num_heads", "segment"):
-            value = getattr(self, name)
-            require(is_count(value), name, value, "a positive integer")
-        for name in ("persistent_tokens", "feed_forward"):
-            value = getattr(self, name)
-            require(is_count(value, 0), name, value, "an integer, 0 for none")
-        require(isinstance(self.memory, MemoryConfig), "memory", self.memory, "a MemoryConfig")
-        require(
-            isinstance(self.recurrence, RecurrenceConfig),
-            "recurrence",
-            self.recurrence,
-            "a RecurrenceConfig",
-        )
-        require(self.rope_base > 1, "rope_base", self.rope_base, "greater than 1")
+        check_fields(self)
         if self.has_memory:
             self._check_memory()
         if self.has_attention:
@@ -281,13 +252,8 @@ class TitansConfig:
             self.num_heads,
             f"a divisor of dim = {self.dim} into heads of even size (rotary embedding turns pairs)",
         )
-        full = self.window is None and self.variant in ("mac", "transformer")
-        require(
-            full or is_count(self.window),
-            "window",
-            self.window,
-            "a positive integer (None, full attention, is for the transformer only)",
-        )
+        optional_window = self.variant in ("mac", "transformer")
+        require(self.window is not None or optional_window, "window", None, _WINDOW)
 
     def _check_recurrence(self, name: str) -> None:
         heads = self.recurrence.num_heads

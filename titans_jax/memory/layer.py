@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
-from titans_jax.config import MemoryConfig, is_count, require
+from titans_jax.config import MemoryConfig
+from titans_jax.fields import positive_int, require
 from titans_jax.layers.convolution import CausalConv
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, l2_normalise, statistics_dtype
@@ -138,7 +139,7 @@ class NeuralMemory(nnx.Module):
             ValueError: naming the argument that does not fit.
         """
         config = MemoryConfig() if config is None else config
-        require(is_count(dim), "dim", dim, "a positive integer")
+        dim = positive_int("dim", dim)
         heads = config.num_heads
         require(dim % heads == 0, "num_heads", heads, f"a divisor of dim = {dim}")
         self.dim, self.config, self.dtype = dim, config, dtype
