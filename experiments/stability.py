@@ -39,6 +39,16 @@ from flax import nnx
 from titans_jax import MemoryConfig, Titans, TitansConfig
 from titans_jax.config import ActivationDtype
 from titans_jax.data import read_documents
+from titans_jax.fields import (
+    check_fields,
+    field,
+    non_negative_int,
+    one_of,
+    positive,
+    positive_int,
+    random_seed,
+    string,
+)
 
 RESULTS = Path(__file__).resolve().parent / "results"
 VOCABULARY = 256
@@ -50,17 +60,20 @@ DIVERGED_BITS = 0.5
 class Settings:
     """Everything that the rows of one table share."""
 
-    data: str = "stdlib"
-    steps: int = 300
-    length: int = 4096
-    batch: int = 1
-    dim: int = 64
-    heads: int = 1
-    layers: int = 2
-    feed_forward: int = 128
-    learning_rate: float = 4e-4
-    dtype: ActivationDtype = "bfloat16"
-    seed: int = 0
+    data: str = field("stdlib", string)
+    steps: int = field(300, positive_int)
+    length: int = field(4096, positive_int)
+    batch: int = field(1, positive_int)
+    dim: int = field(64, positive_int)
+    heads: int = field(1, positive_int)
+    layers: int = field(2, positive_int)
+    feed_forward: int = field(128, non_negative_int)
+    learning_rate: float = field(4e-4, positive)
+    dtype: ActivationDtype = field("bfloat16", one_of(ActivationDtype))
+    seed: int = field(0, random_seed)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +237,8 @@ def markdown(settings: Settings, rows: Sequence[dict[str, Any]], command: str) -
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Flags: one for every field of `Settings`, the grid, and where the results go."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for field in dataclasses.fields(Settings):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+    for one in dataclasses.fields(Settings):
+        parser.add_argument(f"--{one.name}", type=type(one.default), default=one.default)
     parser.add_argument("--depths", default="1,2,3,4", help="memory depths, with commas between")
     parser.add_argument("--chunks", default="16,64,256", help="chunk sizes, with commas between")
     parser.add_argument("--json", type=Path, default=RESULTS / "stability.json")
@@ -245,7 +258,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Runs what is missing of the grid and writes the table after every run."""
     options = parse_arguments(arguments)
-    names = [field.name for field in dataclasses.fields(Settings)]
+    names = [one.name for one in dataclasses.fields(Settings)]
     settings = Settings(**{name: getattr(options, name) for name in names})
     command = shlex.join(["python", "-m", "experiments.stability", *arguments])
     rows = read_rows(options.json, settings)

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 
+from titans_jax.fields import (
+    check_fields,
+    field,
+    finite,
+    flag,
+    instance_of,
+    non_negative,
+    non_negative_int,
+    number,
+    one_of,
+    optional,
+    positive,
+    positive_int,
+    require,
+    whole,
+)
 from titans_jax.memory.api import Execution, choose_execution
-from titans_jax.memory.networks import MLPNetwork
-from titans_jax.memory.rule import NetworkFunction, Read, Rule
+from titans_jax.memory.networks import NETWORK_DEPTH, MLPNetwork, NetworkKind
+from titans_jax.memory.rule import Anchor, Bound, NetworkFunction, Read, Rule
+from titans_jax.typing import Array, PyTree
 
 Variant = Literal[
     "mac",
@@ -47,17 +63,22 @@ EXPANSIONS: dict[str, tuple[float, float]] = {
 HYBRIDS = {"samba": ("mamba2",), "gated_deltanet_h2": ("mamba2", "gated_deltanet")}
 Combine = Literal["mutual", "sigmoid", "silu"]
 ActivationDtype = Literal["float32", "bfloat16", "float64"]
+GateInput = Literal["token", "chunk"]
+ForgetTo = Literal["zero", "start"]
+WeightsStart = Literal["plain", "features"]
+
+_WINDOW = "a positive integer (None, full attention, is for the transformer only)"
+_expansion = number("a positive number, or 0 for the published one", least=0)
 
 
-def require(condition: bool, field: str, value: object, wanted: str) -> None:
-    """Raises a ValueError that names the field, its value and what would be right."""
-    if not condition:
-        raise ValueError(f"{field} must be {wanted}, got {value!r}")
+def _window(name: str, value: Any) -> int | None:
+    return None if value is None else whole(_WINDOW, 1)(name, value)
 
 
-def is_count(value: object, least: int = 1) -> bool:
-    """Whether a value is an integer (no bool) of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _network(name: str, value: Any) -> Any:
+    fits = callable(value) or value in get_args(NetworkKind)
+    require(fits, name, value, "'mlp', 'residual' or a function")
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,58 +100,78 @@ class MemoryConfig:
         conv_width: taps of the convolutions after the q, k, v projections; 0 for none.
         read: y_t = M_t(q_t) ("after" its own write) or M_{t-1}(q_t) ("before").
         output_gate: multiply the normalised reads by a SiLU linear gate of the input.
-        step_scale: c in theta = (c / chunk)(1 - eta) sigmoid(.). A linear memory begins by writing c / chunk of what
-            it does not know of a token, and may come to write twice that; facts that replace older ones need about
-            the whole, which is stable where chunks are short.
+        anchor: where gradients are taken: at the "chunk"'s start (Eq. 16), or with the last layer's error that of the
+            memory just before each "token" (rule.py).
+        bound: what bounds a token's step, so that a deep memory stays stable however its weights grow: "none", its
+            "gradient"'s curvature, or that of the last layer's "features" alone.
+        lower_step: factor on the steps of the layers below the last.
+        step_scale: c in theta = s (1 - eta) sigmoid(.), with s = c at ``anchor="token"``, c / chunk at "chunk". A
+            linear memory may write twice the s of what it does not know of a token; facts that replace older ones need
+            about the whole, which at "chunk" is stable where chunks are short.
         step_bias: initial bias of theta's logit. At 0 a memory begins by writing everything with half the largest
             step; far below 0 it begins closed, and training opens it for what is worth writing.
-        bound_step: divide a token's gradient by max(1, its curvature), so that the inner step of a
-            deep memory stays stable however its weights grow; a linear memory needs no bound.
+        forget_to: what a memory decays to where it forgets: "zero" (Eq. 13), or the learned M_0, its "start".
+        forget_bias: initial bias of alpha's logit; -9 forgets 1.2e-4 of a token, -4 0.018. Towards zero forgetting must
+            start slower than learning: M = 0 is a saddle of a deep memory, from which no gradient leads away, and with
+            alpha = 0.01 an untrained memory of depth 2 has a norm of 1e-12 after 4096 tokens, one of depth 4 of 1e-17.
+        weights_start: what M_0 begins as. "plain": every layer of deviation 1 / sqrt(d_in). Keys have unit norm, so
+            that hidden layers then see inputs of deviation 1 / sqrt(K), where SiLU is nearly linear. "features": hidden
+            layers scaled to inputs of deviation 1, and a last layer of zeros: an empty memory recalls nothing.
         execution: see `titans_jax.memory.api`.
     """
 
-    num_heads: int = 4
-    network: Literal["mlp", "residual"] | NetworkFunction = "mlp"
-    depth: int = 2
-    expansion: int = 2
-    chunk: int = 64
-    tile: int | None = None
-    gates: Literal["token", "chunk"] = "token"
-    momentum: bool = True
-    forget: bool = True
-    conv_width: int = 4
-    read: Read = "after"
-    output_gate: bool = True
-    step_scale: float = 0.64
-    step_bias: float = 0.0
-    bound_step: bool = True
-    execution: Execution = "auto"
+    num_heads: int = field(4, positive_int)
+    network: NetworkKind | NetworkFunction = field("mlp", _network)
+    depth: int = field(2, NETWORK_DEPTH)
+    expansion: int = field(2, positive_int)
+    chunk: int = field(64, positive_int)
+    tile: int | None = field(None, optional(positive_int))
+    gates: GateInput = field("token", one_of(GateInput))
+    momentum: bool = field(True, flag)
+    forget: bool = field(True, flag)
+    conv_width: int = field(4, non_negative_int)
+    read: Read = field("after", one_of(Read))
+    output_gate: bool = field(True, flag)
+    step_scale: float = field(0.64, positive)
+    step_bias: float = field(0.0, finite)
+    anchor: Anchor = field("chunk", one_of(Anchor))
+    bound: Bound = field("gradient", one_of(Bound))
+    lower_step: float = field(1.0, non_negative)
+    forget_to: ForgetTo = field("zero", one_of(ForgetTo))
+    forget_bias: float = field(-9.0, finite)
+    weights_start: WeightsStart = field("plain", one_of(WeightsStart))
+    execution: Execution = field("auto", one_of(Execution))
 
-    def __post_init__(self):
-        require(is_count(self.num_heads), "num_heads", self.num_heads, "a positive integer")
-        require(is_count(self.chunk), "chunk", self.chunk, "a positive integer")
+    def __post_init__(self) -> None:
+        check_fields(self)
         require(
-            self.tile is None or is_count(self.tile),
-            "tile",
-            self.tile,
-            "a positive integer or None",
+            self.anchor == "chunk" or not callable(self.network),
+            "anchor",
+            self.anchor,
+            "'chunk' where network is a function, which has no last layer",
         )
-        require(self.gates in ("token", "chunk"), "gates", self.gates, "'token' or 'chunk'")
-        require(
-            is_count(self.conv_width, 0), "conv_width", self.conv_width, "an integer, 0 for none"
-        )
-        require(self.read in get_args(Read), "read", self.read, f"one of {get_args(Read)}")
-        require(self.step_scale > 0, "step_scale", self.step_scale, "a positive number")
-        require(math.isfinite(self.step_bias), "step_bias", self.step_bias, "a finite number")
-        network = self.memory_network()
         if self.execution != "auto":  # which always fits, and would start JAX to see where it runs
-            choose_execution(Rule(network), self.execution, 2)
+            choose_execution(self.rule(), self.execution, 2)
 
-    def memory_network(self) -> MLPNetwork | NetworkFunction:
-        """The network in the form that the memory's functions take."""
-        if callable(self.network):
-            return self.network
-        return MLPNetwork(self.network, self.depth, self.expansion)
+    def rule(self, gain: Array | None = None, base: PyTree | None = None) -> Rule:
+        """The inner step.
+
+        Args:
+            gain: gain of the "residual" network's norm, ``[H, 1, K]``.
+            base: M_0, to which the memory decays with ``forget_to="start"``.
+        """
+        network = self.network
+        if not callable(network):
+            network = MLPNetwork(network, self.depth, self.expansion)
+        return Rule(
+            network,
+            anchor=self.anchor,
+            read=self.read,
+            bound=self.bound,
+            lower_step=self.lower_step,
+            gain=gain,
+            base=base if self.forget and self.forget_to == "start" else None,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,36 +192,27 @@ class RecurrenceConfig:
         execution: "chunked" (``lax.scan``), "fused" (a kernel), or "auto": by the platform.
     """
 
-    num_heads: int = 4
-    chunk: int = 64
-    conv_width: int = 4
-    key_expansion: float = 0.0
-    value_expansion: float = 0.0
-    state_size: int = 64
-    groups: int = 1
-    mini_batch: int = 16
-    step_bias: float = 0.0
-    execution: Literal["auto", "chunked", "fused"] = "auto"
+    num_heads: int = field(4, positive_int)
+    chunk: int = field(64, positive_int)
+    conv_width: int = field(4, non_negative_int)
+    key_expansion: float = field(0.0, _expansion)
+    value_expansion: float = field(0.0, _expansion)
+    state_size: int = field(64, positive_int)
+    groups: int = field(1, positive_int)
+    mini_batch: int = field(16, positive_int)
+    step_bias: float = field(0.0, finite)
+    execution: Literal["auto", "chunked", "fused"] = field(
+        "auto", one_of(("auto", "chunked", "fused"))
+    )
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "chunk", "state_size", "groups", "mini_batch"):
-            value = getattr(self, name)
-            require(is_count(value), name, value, "a positive integer")
-        require(
-            is_count(self.conv_width, 0), "conv_width", self.conv_width, "an integer, 0 for none"
-        )
-        require(math.isfinite(self.step_bias), "step_bias", self.step_bias, "a finite number")
-        for name in ("key_expansion", "value_expansion"):
-            value = getattr(self, name)
-            require(value >= 0, name, value, "a positive number, or 0 for the published one")
+        check_fields(self)
         require(
             self.num_heads % self.groups == 0,
             "groups",
             self.groups,
             f"a divisor of num_heads = {self.num_heads}",
         )
-        choices = ("auto", "chunked", "fused")
-        require(self.execution in choices, "execution", self.execution, f"one of {choices}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,47 +241,25 @@ class TitansConfig:
         remat: whether the backward pass recomputes each block instead of keeping its activations.
     """
 
-    variant: Variant = "mac"
-    vocab_size: int = 256
-    dim: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    window: int | None = 128
-    segment: int = 128
-    persistent_tokens: int = 4
-    feed_forward: int = 640
-    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
-    recurrence: RecurrenceConfig = dataclasses.field(default_factory=RecurrenceConfig)
-    combine: Combine = "mutual"
-    rope_base: float = 10000.0
-    tie_embeddings: bool = True
-    dtype: ActivationDtype = "float32"
-    remat: bool = False
+    variant: Variant = field("mac", one_of(Variant))
+    vocab_size: int = field(256, positive_int)
+    dim: int = field(256, positive_int)
+    num_layers: int = field(4, positive_int)
+    num_heads: int = field(4, positive_int)
+    window: int | None = field(128, _window)
+    segment: int = field(128, positive_int)
+    persistent_tokens: int = field(4, non_negative_int)
+    feed_forward: int = field(640, non_negative_int)
+    memory: MemoryConfig = field(MemoryConfig(), instance_of(MemoryConfig))
+    recurrence: RecurrenceConfig = field(RecurrenceConfig(), instance_of(RecurrenceConfig))
+    combine: Combine = field("mutual", one_of(Combine))
+    rope_base: float = field(10000.0, number("greater than 1", above=1))
+    tie_embeddings: bool = field(True, flag)
+    dtype: ActivationDtype = field("float32", one_of(ActivationDtype))
+    remat: bool = field(False, flag)
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("variant", get_args(Variant)),
-            ("combine", get_args(Combine)),
-            ("dtype", get_args(ActivationDtype)),
-            ("tie_embeddings", (True, False)),
-            ("remat", (True, False)),
-        ):
-            value = getattr(self, name)
-            require(value in choices, name, value, f"one of {choices}")
-        for name in ("vocab_size", "dim", "num_layers", "num_heads", "segment"):
-            value = getattr(self, name)
-            require(is_count(value), name, value, "a positive integer")
-        for name in ("persistent_tokens", "feed_forward"):
-            value = getattr(self, name)
-            require(is_count(value, 0), name, value, "an integer, 0 for none")
-        require(isinstance(self.memory, MemoryConfig), "memory", self.memory, "a MemoryConfig")
-        require(
-            isinstance(self.recurrence, RecurrenceConfig),
-            "recurrence",
-            self.recurrence,
-            "a RecurrenceConfig",
-        )
-        require(self.rope_base > 1, "rope_base", self.rope_base, "greater than 1")
+        check_fields(self)
         if self.has_memory:
             self._check_memory()
         if self.has_attention:
@@ -281,13 +291,8 @@ class TitansConfig:
             self.num_heads,
             f"a divisor of dim = {self.dim} into heads of even size (rotary embedding turns pairs)",
         )
-        full = self.window is None and self.variant in ("mac", "transformer")
-        require(
-            full or is_count(self.window),
-            "window",
-            self.window,
-            "a positive integer (None, full attention, is for the transformer only)",
-        )
+        optional_window = self.variant in ("mac", "transformer")
+        require(self.window is not None or optional_window, "window", None, _WINDOW)
 
     def _check_recurrence(self, name: str) -> None:
         heads = self.recurrence.num_heads

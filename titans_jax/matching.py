@@ -8,7 +8,8 @@ import math
 import jax
 from flax import nnx
 
-from titans_jax.config import TitansConfig, require
+from titans_jax.config import TitansConfig
+from titans_jax.fields import require
 from titans_jax.models.language_model import Titans
 
 #: The largest difference in parameters, relative to the reference.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from titans_jax import TitansConfig
-from titans_jax.config import require
+from titans_jax.fields import require
 from titans_jax.matching import match_parameters
 
 #: The paper's five components, without which Table 5 says a model is worse.

@@ -7,7 +7,18 @@ from experiments.language_modeling.config import TextConfig
 from experiments.needle_in_a_haystack.config import NeedleConfig
 from experiments.training.config import OptimizerConfig
 from titans_jax import TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.fields import (
+    check_fields,
+    field,
+    inside_unit,
+    instance_of,
+    positive_int,
+    random_seed,
+    require,
+    several,
+    string,
+    whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,34 +38,21 @@ class StreamConfig:
       seeds: of parameters and of the places in the text; the texts held out are the same for all.
     """
 
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    prose: str = "text/train_*.txt"
-    held_out: float = 0.17
-    tokenizer: str = "bytes"
-    length: int = 1024
-    batch_size: int = 2
-    steps: int = 300
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    tokens: int = 2_097_152
-    seeds: tuple[int, ...] = (0, 1)
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    prose: str = field("text/train_*.txt", string)
+    held_out: float = field(0.17, inside_unit)
+    tokenizer: str = field("bytes", string)
+    length: int = field(1024, positive_int)
+    batch_size: int = field(2, positive_int)
+    steps: int = field(300, positive_int)
+    optimizer: OptimizerConfig = field(OptimizerConfig(), instance_of(OptimizerConfig))
+    tokens: int = field(2_097_152, whole("a power of two of at least 1024", 1024))
+    seeds: tuple[int, ...] = field((0, 1), several(random_seed, distinct=True))
 
     def __post_init__(self) -> None:
-        for name in ("length", "batch_size", "steps"):
-            value = getattr(self, name)
-            require(is_count(value), f"config.streams.{name}", value, "a positive integer")
-        require(0 < self.held_out < 1, "config.streams.held_out", self.held_out, "in (0, 1)")
-        require(
-            is_count(self.tokens, 1024) and not self.tokens & (self.tokens - 1),
-            "config.streams.tokens",
-            self.tokens,
-            "a power of two of at least 1024",
-        )
-        require(
-            bool(self.seeds) and len(set(self.seeds)) == len(self.seeds),
-            "config.streams.seeds",
-            self.seeds,
-            "at least one, none twice",
-        )
+        check_fields(self)
+        power = not self.tokens & (self.tokens - 1)
+        require(power, "tokens", self.tokens, "a power of two of at least 1024")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +72,16 @@ class AblationConfig:
       streams: see StreamConfig; its `model` is the base there.
     """
 
-    cases: tuple[str, ...] = ("base",)
-    chunks: tuple[int, ...] = ()
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    text: TextConfig = dataclasses.field(default_factory=TextConfig)
-    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
-    needle_cases: tuple[str, ...] = ("base",)
-    needle_chunks: tuple[int, ...] = ()
-    needles: NeedleConfig = dataclasses.field(default_factory=NeedleConfig)
-    stream_cases: tuple[str, ...] = ()
-    streams: StreamConfig = dataclasses.field(default_factory=StreamConfig)
+    cases: tuple[str, ...] = field(("base",), several(string, least=0))
+    chunks: tuple[int, ...] = field((), several(positive_int, least=0))
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    text: TextConfig = field(TextConfig(), instance_of(TextConfig))
+    study: StudyConfig = field(StudyConfig(), instance_of(StudyConfig))
+    needle_cases: tuple[str, ...] = field(("base",), several(string, least=0))
+    needle_chunks: tuple[int, ...] = field((), several(positive_int, least=0))
+    needles: NeedleConfig = field(NeedleConfig(), instance_of(NeedleConfig))
+    stream_cases: tuple[str, ...] = field((), several(string, least=0))
+    streams: StreamConfig = field(StreamConfig(), instance_of(StreamConfig))
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -34,8 +34,8 @@ from experiments.training.config import DataConfig, TrainConfig
 from experiments.training.processes import say
 from experiments.training.text import load_text
 from titans_jax import TitansConfig
-from titans_jax.config import require
 from titans_jax.data.tokenizers import Tokenizer
+from titans_jax.fields import require
 from titans_jax.matching import count_parameters
 
 #: Tokens per call of the device in reading.

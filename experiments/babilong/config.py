@@ -4,7 +4,17 @@ import dataclasses
 
 from experiments.comparison import StudyConfig
 from titans_jax import TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.fields import (
+    check_fields,
+    field,
+    instance_of,
+    non_negative_int,
+    positive_int,
+    require,
+    several,
+    string,
+    whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,68 +47,64 @@ class BabilongConfig:
       study: see StudyConfig.
     """
 
-    models: tuple[str, ...] = ("mac", "lmm", "mamba2", "gated_deltanet", "transformer_window")
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    stories: str = "babi"
-    tasks: tuple[int, ...] = (1, 2, 3)
-    train_prose: str = "text/train_*.txt"
-    test_prose: tuple[str, ...] = ("text/train_2600.txt", "text/valid_1661.txt")
-    tokenizer: str = "bpe:1024"
-    exchange: tuple[tuple[str, ...], ...] = (
-        ("Mary", "John", "Sandra", "Daniel"),
-        ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office"),
-        ("apple", "football", "milk"),
+    models: tuple[str, ...] = field(
+        ("mac", "lmm", "mamba2", "gated_deltanet", "transformer_window"), several(string)
     )
-    prose_steps: int = 100
-    short_steps: int = 0
-    short_lengths: tuple[int, ...] = ()
-    train_lengths: tuple[int, ...] = (64, 128, 256)
-    batch_tokens: int = 2048
-    test_lengths: tuple[int, ...] = (0, 256, 1024, 4096, 16_384)
-    test_samples: int = 48
-    test_tokens: int = 65_536
-    least_samples: int = 8
-    answer_tokens: int = 8
-    stream_models: tuple[str, ...] = ("mac",)
-    stream_lengths: tuple[int, ...] = (131_072, 1_000_000)
-    stream_samples: int = 4
-    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    stories: str = field("babi", string)
+    tasks: tuple[int, ...] = field((1, 2, 3), several(positive_int))
+    train_prose: str = field("text/train_*.txt", string)
+    test_prose: tuple[str, ...] = field(
+        ("text/train_2600.txt", "text/valid_1661.txt"), several(string)
+    )
+    tokenizer: str = field("bpe:1024", string)
+    exchange: tuple[tuple[str, ...], ...] = field(
+        (
+            ("Mary", "John", "Sandra", "Daniel"),
+            ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office"),
+            ("apple", "football", "milk"),
+        ),
+        several(several(string), least=0),
+    )
+    prose_steps: int = field(100, non_negative_int)
+    short_steps: int = field(0, non_negative_int)
+    short_lengths: tuple[int, ...] = field((), several(positive_int, least=0))
+    train_lengths: tuple[int, ...] = field((64, 128, 256), several(positive_int))
+    batch_tokens: int = field(2048, positive_int)
+    test_lengths: tuple[int, ...] = field(
+        (0, 256, 1024, 4096, 16_384), several(whole("an integer, 0 for the story alone", 0))
+    )
+    test_samples: int = field(48, positive_int)
+    test_tokens: int = field(65_536, positive_int)
+    least_samples: int = field(8, positive_int)
+    answer_tokens: int = field(8, positive_int)
+    stream_models: tuple[str, ...] = field(("mac",), several(string, least=0))
+    stream_lengths: tuple[int, ...] = field((131_072, 1_000_000), several(positive_int, least=0))
+    stream_samples: int = field(4, positive_int)
+    study: StudyConfig = field(StudyConfig(), instance_of(StudyConfig))
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "train_lengths", "test_lengths", "test_prose"):
-            require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
-        for name in ("test_samples", "least_samples", "answer_tokens", "stream_samples"):
-            value = getattr(self, name)
-            require(is_count(value), f"config.{name}", value, "a positive integer")
-        for name in ("prose_steps", "short_steps"):
-            require(
-                is_count(getattr(self, name), 0),
-                f"config.{name}",
-                getattr(self, name),
-                "an integer, 0 for none",
-            )
+        check_fields(self)
+        before, steps = self.prose_steps + self.short_steps, self.study.steps
         require(
-            self.prose_steps + self.short_steps < self.study.steps,
-            "config.prose_steps + config.short_steps",
-            self.prose_steps + self.short_steps,
-            f"less than config.study.steps = {self.study.steps}",
+            before < steps, "prose_steps + short_steps", before, f"less than study.steps = {steps}"
         )
         require(
             bool(self.short_lengths) or not self.short_steps,
-            "config.short_lengths",
+            "short_lengths",
             self.short_lengths,
-            f"not empty with config.short_steps = {self.short_steps}",
+            f"not empty with short_steps = {self.short_steps}",
         )
         require(
             self.batch_tokens >= max((*self.short_lengths, *self.train_lengths)),
-            "config.batch_tokens",
+            "batch_tokens",
             self.batch_tokens,
-            "at least the longest of config.short_lengths and config.train_lengths",
+            "at least the longest of short_lengths and train_lengths",
         )
         words = [word for group in self.exchange for word in group]
-        require(len(words) == len(set(words)), "config.exchange", self.exchange, "no word twice")
+        require(len(words) == len(set(words)), "exchange", self.exchange, "no word twice")
         for name in self.stream_models:
-            require(name in self.models, "config.stream_models", name, f"one of {self.models}")
+            require(name in self.models, "stream_models", name, f"one of {self.models}")
 
     def samples_of(self, length: int) -> int:
         """Test samples of each task at a length."""

@@ -1,9 +1,18 @@
 """Configuration of a study: what all of its trials share."""
 
 import dataclasses
-from collections.abc import Sequence
 
 from experiments.training.config import OptimizerConfig
+from titans_jax.fields import (
+    check_fields,
+    field,
+    instance_of,
+    non_negative,
+    positive,
+    positive_int,
+    random_seed,
+    several,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,29 +30,14 @@ class StudyConfig:
       max_hours: start no trial after so long, and say what is left; 0 = no limit.
     """
 
-    steps: int = 500
-    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
-    seeds: tuple[int, ...] = (0, 1)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    tolerance: float = 0.03
-    log_every: int = 20
-    checkpoint_every: int = 250
-    max_hours: float = 0.0
+    steps: int = field(500, positive_int)
+    learning_rates: tuple[float, ...] = field((1e-3, 2e-3, 4e-3), several(positive, distinct=True))
+    seeds: tuple[int, ...] = field((0, 1), several(random_seed, distinct=True))
+    optimizer: OptimizerConfig = field(OptimizerConfig(), instance_of(OptimizerConfig))
+    tolerance: float = field(0.03, non_negative)
+    log_every: int = field(20, positive_int)
+    checkpoint_every: int = field(250, positive_int)
+    max_hours: float = field(0.0, non_negative)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"study.{name}={value}: must be at least 1")
-        _check_distinct("study.learning_rates", self.learning_rates)
-        _check_distinct("study.seeds", self.seeds)
-        if not all(rate > 0 for rate in self.learning_rates):
-            raise ValueError(f"study.learning_rates={self.learning_rates}: must be positive")
-        for name in ("tolerance", "max_hours"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"study.{name}={getattr(self, name)}: must not be negative")
-
-
-def _check_distinct(name: str, values: Sequence[float]) -> None:
-    if not values or len(set(values)) != len(values):
-        raise ValueError(f"{name}={values}: must be a tuple of at least one value, none twice")
+        check_fields(self)

@@ -3,7 +3,15 @@
 import dataclasses
 
 from titans_jax import TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.fields import (
+    check_divisors,
+    check_fields,
+    field,
+    instance_of,
+    positive_int,
+    several,
+    string,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,22 +29,17 @@ class EfficiencyConfig:
       tpu_preset: one of the paper's sizes, experiments/configs/titans_SIZE.py.
     """
 
-    models: tuple[str, ...] = ("lmm", "mac", "mag", "mal", "transformer", "transformer_window")
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    vocab_size: int = 256
-    lengths: tuple[int, ...] = (512, 2048, 8192)
-    tokens_per_step: int = 8192
-    repeats: int = 3
-    tpu_topology: str = "v5e:8x8"
-    tpu_preset: str = "400m"
+    models: tuple[str, ...] = field(
+        ("lmm", "mac", "mag", "mal", "transformer", "transformer_window"), several(string)
+    )
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    vocab_size: int = field(256, positive_int)
+    lengths: tuple[int, ...] = field((512, 2048, 8192), several(positive_int))
+    tokens_per_step: int = field(8192, positive_int)
+    repeats: int = field(3, positive_int)
+    tpu_topology: str = field("v5e:8x8", string)
+    tpu_preset: str = field("400m", string)
 
     def __post_init__(self) -> None:
-        require(is_count(self.repeats), "config.repeats", self.repeats, "a positive integer")
-        for length in self.lengths:
-            require(
-                is_count(length) and self.tokens_per_step % length == 0,
-                "config.lengths",
-                length,
-                f"a divisor of config.tokens_per_step = {self.tokens_per_step}",
-            )
-        require(bool(self.lengths), "config.lengths", self.lengths, "at least one")
+        check_fields(self)
+        check_divisors("lengths", self.lengths, "tokens_per_step", self.tokens_per_step)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from titans_jax.config import is_count, require
+from titans_jax.fields import require, whole
 from titans_jax.typing import Array, Bool, Float, Int
 
 EMBEDDING, FEATURES, TAPS, HIDDEN = 100, (16, 8, 4), 8, 512
@@ -44,7 +44,7 @@ class GenomicCNN(nnx.Module):
         Raises:
             ValueError: if nothing would be left of so short a sequence.
         """
-        require(is_count(num_classes, 2), "num_classes", num_classes, "an integer of at least 2")
+        num_classes = whole("an integer of at least 2", 2)("num_classes", num_classes)
         places = pooled_length(length)
         require(places > 0, "length", length, "at least 57: three convolutions with pooling")
         widths = (EMBEDDING, *FEATURES)

@@ -15,7 +15,8 @@ import jax
 from flax import nnx
 
 from experiments.genomics.cnn import TAPS, GenomicCNN
-from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig, Variant, require
+from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig, Variant
+from titans_jax.fields import check_fields, field, positive_int, require
 from titans_jax.inference.pretrained import from_pretrained
 from titans_jax.matching import match_parameters
 from titans_jax.models.classifier import SequenceClassifier
@@ -44,8 +45,11 @@ class Size:
         layers: blocks.
     """
 
-    dim: int = 32
-    layers: int = 1
+    dim: int = field(32, positive_int)
+    layers: int = field(1, positive_int)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def language_model(variant: Variant, vocab_size: int, size: Size) -> TitansConfig:

@@ -31,9 +31,9 @@ from experiments.genomics.models import MATCHED, Size, language_model
 from experiments.genomics.objectives import alphabet, masked_loss, next_loss
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
-from titans_jax.config import is_count, require
 from titans_jax.data.genomic import read_fasta
 from titans_jax.data.nucleotides import NucleotideTokenizer
+from titans_jax.fields import positive_int, require
 from titans_jax.inference.pretrained import save_pretrained
 from titans_jax.models.language_model import Titans
 from titans_jax.typing import Array, Int, PyTree
@@ -125,8 +125,7 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
         FloatingPointError: if the loss stops being finite.
     """
     for name in ("length", "steps", "batch_size"):
-        value = getattr(options, name)
-        require(is_count(value), f"--{name}", value, "a positive integer")
+        positive_int(f"--{name}", getattr(options, name))
     began = time.perf_counter()
     tokenizer = NucleotideTokenizer(keep_case=options.keep_case)
     config = language_model(

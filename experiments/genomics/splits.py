@@ -14,8 +14,8 @@ from jaxtyping import Int, UInt64
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from titans_jax.config import require
 from titans_jax.data.nucleotides import NucleotideTokenizer
+from titans_jax.fields import require
 
 K = 32  # two bits a nucleotide: a k-mer is one uint64
 FRACTIONS = {"train": 0.7, "valid": 0.1, "test": 0.2}

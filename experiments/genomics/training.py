@@ -20,7 +20,7 @@ from flax import nnx
 
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
-from titans_jax.config import is_count, require
+from titans_jax.fields import check_fields, field, flag, non_negative, positive_int
 from titans_jax.typing import Array, Bool, Float, Int, PyTree
 
 EVALUATION_BATCH = 64
@@ -61,15 +61,13 @@ class FitConfig:
         both_strands: whether training reads a sequence on a strand drawn at random, and prediction on both.
     """
 
-    epochs: int = 4
-    batch_size: int = 32
-    weight_decay: float = 0.1
-    both_strands: bool = True
+    epochs: int = field(4, positive_int)
+    batch_size: int = field(32, positive_int)
+    weight_decay: float = field(0.1, non_negative)
+    both_strands: bool = field(True, flag)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            require(is_count(getattr(self, name)), name, getattr(self, name), "a positive integer")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        check_fields(self)
 
 
 class Fitted(NamedTuple):

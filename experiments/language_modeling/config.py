@@ -4,7 +4,16 @@ import dataclasses
 
 from experiments.comparison import StudyConfig
 from titans_jax import TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.fields import (
+    check_fields,
+    field,
+    inside_unit,
+    instance_of,
+    positive_int,
+    several,
+    string,
+    whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,27 +30,18 @@ class TextConfig:
       batch_size: sequences of a batch.
     """
 
-    train: str = "text/train_*.txt"
-    valid_fraction: float = 0.02
-    tests: tuple[str, ...] = ("text/valid_1661.txt", "text/wikitext103_valid.txt")
-    test_bytes: int = 262_144
-    tokenizer: str = "bytes"
-    length: int = 512
-    batch_size: int = 8
+    train: str = field("text/train_*.txt", string)
+    valid_fraction: float = field(0.02, inside_unit)
+    tests: tuple[str, ...] = field(
+        ("text/valid_1661.txt", "text/wikitext103_valid.txt"), several(string)
+    )
+    test_bytes: int = field(262_144, whole("an integer, 0 for all", 0))
+    tokenizer: str = field("bytes", string)
+    length: int = field(512, positive_int)
+    batch_size: int = field(8, positive_int)
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.valid_fraction < 1,
-            "config.text.valid_fraction",
-            self.valid_fraction,
-            "in (0, 1)",
-        )
-        for name in ("length", "batch_size"):
-            value = getattr(self, name)
-            require(is_count(value), f"config.text.{name}", value, "a positive integer")
-        require(
-            is_count(self.test_bytes, 0), "config.text.test_bytes", self.test_bytes, "from 0 on"
-        )
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,13 @@ class QuestionsConfig:
       limit: questions of each; 0 for all.
     """
 
-    tasks: tuple[str, ...] = ("lambada", "piqa", "arc_easy", "winogrande")
-    limit: int = 200
+    tasks: tuple[str, ...] = field(
+        ("lambada", "piqa", "arc_easy", "winogrande"), several(string, least=0)
+    )
+    limit: int = field(200, whole("an integer, 0 for all", 0))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +74,13 @@ class LanguageModelingConfig:
       study: see StudyConfig.
     """
 
-    models: tuple[str, ...] = ("lmm", "mac", "mag", "mal", "transformer", "transformer_window")
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    text: TextConfig = TextConfig()
-    questions: QuestionsConfig = QuestionsConfig()
-    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    models: tuple[str, ...] = field(
+        ("lmm", "mac", "mag", "mal", "transformer", "transformer_window"), several(string)
+    )
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    text: TextConfig = field(TextConfig(), instance_of(TextConfig))
+    questions: QuestionsConfig = field(QuestionsConfig(), instance_of(QuestionsConfig))
+    study: StudyConfig = field(StudyConfig(), instance_of(StudyConfig))
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from titans_jax import TitansConfig
-from titans_jax.config import MEMORY_VARIANTS, MemoryConfig, Variant, require
+from titans_jax.config import MEMORY_VARIANTS, MemoryConfig, Variant
+from titans_jax.fields import require
 from titans_jax.matching import match_parameters
 from titans_jax.presets import HEAD_DIM, RECURRENT_HEAD_DIM
 

@@ -5,7 +5,16 @@ import dataclasses
 from experiments.comparison import StudyConfig
 from experiments.language_modeling.config import TextConfig
 from titans_jax import TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.fields import (
+    check_divisors,
+    check_fields,
+    field,
+    instance_of,
+    positive_int,
+    require,
+    several,
+)
+from titans_jax.memory.networks import NETWORK_DEPTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,33 +32,18 @@ class MemoryDepthConfig:
       study: see StudyConfig.
     """
 
-    depths: tuple[int, ...] = (1, 2, 3, 4)
-    same_size_as: int = 2
-    lengths: tuple[int, ...] = (256, 1024, 4096)
-    tokens_per_step: int = 4096
-    repeats: int = 3
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    text: TextConfig = dataclasses.field(default_factory=TextConfig)
-    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    depths: tuple[int, ...] = field((1, 2, 3, 4), several(NETWORK_DEPTH))
+    same_size_as: int = field(2, NETWORK_DEPTH)
+    lengths: tuple[int, ...] = field((256, 1024, 4096), several(positive_int))
+    tokens_per_step: int = field(4096, positive_int)
+    repeats: int = field(3, positive_int)
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    text: TextConfig = field(TextConfig(), instance_of(TextConfig))
+    study: StudyConfig = field(StudyConfig(), instance_of(StudyConfig))
 
     def __post_init__(self) -> None:
-        require(
-            self.model.variant != "transformer",
-            "config.model.variant",
-            self.model.variant,
-            "one with a memory",
-        )
-        require(
-            self.same_size_as in self.depths,
-            "config.same_size_as",
-            self.same_size_as,
-            f"one of config.depths = {self.depths}",
-        )
-        require(is_count(self.repeats), "config.repeats", self.repeats, "a positive integer")
-        for length in self.lengths:
-            require(
-                is_count(length) and self.tokens_per_step % length == 0,
-                "config.lengths",
-                length,
-                f"a divisor of config.tokens_per_step = {self.tokens_per_step}",
-            )
+        check_fields(self)
+        variant, depth = self.model.variant, self.same_size_as
+        require(self.model.has_memory, "model.variant", variant, "one with a memory")
+        require(depth in self.depths, "same_size_as", depth, f"one of depths = {self.depths}")
+        check_divisors("lengths", self.lengths, "tokens_per_step", self.tokens_per_step)

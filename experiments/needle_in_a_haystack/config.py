@@ -5,7 +5,23 @@ import dataclasses
 from experiments.comparison import StudyConfig
 from experiments.needle_in_a_haystack.samples import TASKS
 from titans_jax import TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.fields import (
+    check_fields,
+    field,
+    fraction,
+    instance_of,
+    non_negative_int,
+    one_of,
+    positive_int,
+    require,
+    several,
+    string,
+)
+
+MODELS = (
+    "mac", "lmm", "mag", "mal", "mac_closed", "lmm_closed", "mag_closed", "mal_closed",
+    "ttt_linear", "mamba2", "deltanet", "gated_deltanet", "transformer_window",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,53 +50,37 @@ class NeedleConfig:
       study: see StudyConfig.
     """
 
-    models: tuple[str, ...] = (
-        "mac", "lmm", "mag", "mal", "mac_closed", "lmm_closed", "mag_closed", "mal_closed",
-        "ttt_linear", "mamba2", "deltanet", "gated_deltanet", "transformer_window",
-    )  # fmt: skip
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    tokenizer: str = "bytes"
-    tasks: tuple[str, ...] = TASKS
-    train_prose: str = "text/train_*.txt"
-    test_prose: str = "text/valid_1661.txt"
-    bare_steps: int = 0
-    bare_lengths: tuple[int, ...] = ()
-    train_lengths: tuple[int, ...] = (512, 1024)
-    batch_tokens: int = 8192
-    bare_context_weight: float = 0.02
-    context_weight: float = 0.02
-    selection_length: int = 4096
-    test_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16_384)
-    test_samples: int = 32
-    test_batch: int = 16
-    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    models: tuple[str, ...] = field(MODELS, several(string))
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    tokenizer: str = field("bytes", string)
+    tasks: tuple[str, ...] = field(TASKS, several(one_of(TASKS)))
+    train_prose: str = field("text/train_*.txt", string)
+    test_prose: str = field("text/valid_1661.txt", string)
+    bare_steps: int = field(0, non_negative_int)
+    bare_lengths: tuple[int, ...] = field((), several(positive_int, least=0))
+    train_lengths: tuple[int, ...] = field((512, 1024), several(positive_int))
+    batch_tokens: int = field(8192, positive_int)
+    bare_context_weight: float = field(0.02, fraction)
+    context_weight: float = field(0.02, fraction)
+    selection_length: int = field(4096, positive_int)
+    test_lengths: tuple[int, ...] = field((1024, 2048, 4096, 8192, 16_384), several(positive_int))
+    test_samples: int = field(32, positive_int)
+    test_batch: int = field(16, positive_int)
+    study: StudyConfig = field(StudyConfig(), instance_of(StudyConfig))
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "train_lengths", "test_lengths", "models"):
-            require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
-        for task in self.tasks:
-            require(task in TASKS, "config.tasks", task, f"one of {TASKS}")
-        for name in ("selection_length", "test_samples", "test_batch"):
-            value = getattr(self, name)
-            require(is_count(value), f"config.{name}", value, "a positive integer")
+        check_fields(self)
+        bare, steps = self.bare_steps, self.study.steps
+        require(bare < steps, "bare_steps", bare, f"less than study.steps = {steps}")
         require(
-            is_count(self.bare_steps, 0) and self.bare_steps < self.study.steps,
-            "config.bare_steps",
-            self.bare_steps,
-            f"less than config.study.steps = {self.study.steps}",
-        )
-        require(
-            bool(self.bare_lengths) or not self.bare_steps,
-            "config.bare_lengths",
+            bool(self.bare_lengths) or not bare,
+            "bare_lengths",
             self.bare_lengths,
-            f"not empty with config.bare_steps = {self.bare_steps}",
+            f"not empty with bare_steps = {bare}",
         )
         require(
             self.batch_tokens >= max((*self.bare_lengths, *self.train_lengths)),
-            "config.batch_tokens",
+            "batch_tokens",
             self.batch_tokens,
-            "at least the longest of config.bare_lengths and config.train_lengths",
+            "at least the longest of bare_lengths and train_lengths",
         )
-        for name in ("bare_context_weight", "context_weight"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"config.{name}", value, "between 0 and 1")

@@ -8,7 +8,7 @@ from experiments.language_modeling.models import KNOWN, named
 from experiments.state_tracking.groups import GROUPS
 from experiments.state_tracking.task import StateTrackingConfig
 from titans_jax import TitansConfig
-from titans_jax.config import require
+from titans_jax.fields import check_fields, field, instance_of, one_of, require, several
 from titans_jax.matching import match_parameters
 
 #: LMMs other than the base: without momentum, with a deep memory, and with more layers.
@@ -27,21 +27,18 @@ class StateTrackingExperiment:
       study: see StudyConfig.
     """
 
-    groups: tuple[str, ...] = GROUPS
-    models: tuple[str, ...] = (
-        "lmm", NO_MOMENTUM, DEEP_MEMORY, "transformer", "mamba2", "deltanet", "gated_deltanet"
-    )  # fmt: skip
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    task: StateTrackingConfig = dataclasses.field(default_factory=StateTrackingConfig)
-    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    groups: tuple[str, ...] = field(GROUPS, several(one_of(GROUPS)))
+    models: tuple[str, ...] = field(
+        ("lmm", NO_MOMENTUM, DEEP_MEMORY, "transformer", "mamba2", "deltanet", "gated_deltanet"),
+        several(one_of((*KNOWN, NO_MOMENTUM, DEEP_MEMORY, MORE_LAYERS))),
+    )
+    model: TitansConfig = field(TitansConfig(variant="lmm"), instance_of(TitansConfig))
+    task: StateTrackingConfig = field(StateTrackingConfig(), instance_of(StateTrackingConfig))
+    study: StudyConfig = field(StudyConfig(), instance_of(StudyConfig))
 
     def __post_init__(self) -> None:
-        require(self.model.variant == "lmm", "config.model.variant", self.model.variant, "'lmm'")
-        for name in self.groups:
-            require(name in GROUPS, "config.groups", name, f"one of {GROUPS}")
-        known = (*KNOWN, NO_MOMENTUM, DEEP_MEMORY, MORE_LAYERS)
-        for name in self.models:
-            require(name in known, "config.models", name, f"one of {known}")
+        check_fields(self)
+        require(self.model.variant == "lmm", "model.variant", self.model.variant, "'lmm'")
 
 
 def make_models(config: StateTrackingExperiment, vocab_size: int) -> dict[str, TitansConfig]:

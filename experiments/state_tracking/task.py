@@ -22,6 +22,7 @@ from experiments.comparison.task import SELECTION
 from experiments.state_tracking.groups import GROUPS, Group, group
 from experiments.training.step import Batch
 from titans_jax import Titans
+from titans_jax.fields import check_fields, field, positive_int, require, several
 
 #: Words are drawn from streams of their own: no training seed reaches these.
 _VALIDATION, _TEST = 1_000_001, 1_000_002
@@ -40,30 +41,23 @@ class StateTrackingConfig:
       test_words: number of test words.
     """
 
-    train_length: int = 32
-    shortest: int = 4
-    stage_steps: int = 150
-    batch_elements: int = 2048
-    test_lengths: tuple[int, ...] = (32, 64, 128, 256, 512)
-    test_words: int = 64
+    train_length: int = field(32, positive_int)
+    shortest: int = field(4, positive_int)
+    stage_steps: int = field(150, positive_int)
+    batch_elements: int = field(2048, positive_int)
+    test_lengths: tuple[int, ...] = field((32, 64, 128, 256, 512), several(positive_int))
+    test_words: int = field(64, positive_int)
 
     def __post_init__(self) -> None:
-        if self.shortest < 1 or self.train_length not in _doublings(
-            self.shortest, self.train_length
-        ):
-            raise ValueError(
-                f"task.shortest={self.shortest}: must be task.train_length={self.train_length} halved some times"
-            )
-        if self.batch_elements < 1 or self.batch_elements % self.train_length:
-            raise ValueError(
-                f"task.batch_elements={self.batch_elements}: must be a multiple of task.train_length="
-                f"{self.train_length}"
-            )
-        for name in ("stage_steps", "test_words"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"task.{name}={getattr(self, name)}: must be at least 1")
-        if not self.test_lengths or list(self.test_lengths) != sorted(set(self.test_lengths)):
-            raise ValueError(f"task.test_lengths={self.test_lengths}: must ascend")
+        check_fields(self)
+        most, least = self.train_length, self.shortest
+        halved = most in _doublings(least, most)
+        require(halved, "shortest", least, f"train_length = {most} halved some times")
+        elements = self.batch_elements
+        whole_words = elements % most == 0
+        require(whole_words, "batch_elements", elements, f"a multiple of train_length = {most}")
+        ascending = list(self.test_lengths) == sorted(set(self.test_lengths))
+        require(ascending, "test_lengths", self.test_lengths, "ascending")
 
 
 def _doublings(least: int, most: int) -> list[int]:

@@ -20,10 +20,57 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from titans_jax.config import TitansConfig
+from titans_jax.fields import (
+    FieldError,
+    check_fields,
+    field,
+    flag,
+    fraction,
+    inside_unit,
+    instance_of,
+    non_negative,
+    non_negative_int,
+    one_of,
+    positive,
+    positive_int,
+    random_seed,
+    require,
+    string,
+    whole,
+)
 
 T = typing.TypeVar("T")
 # The vocabulary is the tokenizer's, so it is no field of a config.
 _DERIVED = ("model.vocab_size",)
+
+
+def profiled_steps(value: str) -> tuple[int, int]:
+    """Returns the first and the last of config.profile_steps, "FIRST:LAST".
+
+    Raises:
+      FieldError: it is not of that form.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", value)
+    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    wanted = "FIRST:LAST, two steps from 1 on, such as 10:15"
+    require(1 <= first <= last, "profile_steps", value, wanted)
+    return first, last
+
+
+def _profile_steps(name: str, value: Any) -> str:
+    if string(name, value):
+        profiled_steps(value)
+    return value
+
+
+def _spike_factor(name: str, value: Any) -> float:
+    factor = non_negative(name, value)
+    wanted = "0, or above 1, by which the mean is multiplied"
+    require(factor == 0 or factor > 1, name, value, wanted)
+    return factor
+
+
+_LEFT_OVER = whole("an integer, 0 for what the other axes leave", 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +90,15 @@ class DataConfig:
       valid_bytes: at most this many held-out bytes are scored; 0 = all. Of several folders each gives its share.
     """
 
-    path: str = "stdlib"
-    tokenizer: str = "bytes"
-    sequence_length: int = 512
-    packing: str = "stream"
-    valid_fraction: float = 0.05
-    valid_bytes: int = 0
+    path: str = field("stdlib", string)
+    tokenizer: str = field("bytes", string)
+    sequence_length: int = field(512, whole("an integer of at least 2", 2))
+    packing: str = field("stream", one_of(("stream", "documents")))
+    valid_fraction: float = field(0.05, inside_unit)
+    valid_bytes: int = field(0, whole("an integer, 0 for all", 0))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +116,17 @@ class OptimizerConfig:
       epsilon: added to the denominator.
     """
 
-    learning_rate: float = 1e-3
-    warmup_fraction: float = 0.05
-    final_fraction: float = 0.1
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
+    learning_rate: float = field(1e-3, positive)
+    warmup_fraction: float = field(0.05, fraction)
+    final_fraction: float = field(0.1, fraction)
+    weight_decay: float = field(0.1, non_negative)
+    clip_norm: float = field(1.0, positive)
+    beta1: float = field(0.9, inside_unit)
+    beta2: float = field(0.95, inside_unit)
+    epsilon: float = field(1e-8, positive)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +140,19 @@ class MeshConfig:
       tensor: parts of the heads and of hidden features.
     """
 
-    data: int = 0
-    fsdp: int = 1
-    sequence: int = 1
-    tensor: int = 1
+    data: int = field(0, _LEFT_OVER)
+    fsdp: int = field(1, _LEFT_OVER)
+    sequence: int = field(1, positive_int)
+    tensor: int = field(1, positive_int)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(
+            bool(self.data or self.fsdp),
+            "data",
+            0,
+            "above 0 with fsdp = 0: one is what is left over",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +166,13 @@ class SampleConfig:
       top_k: draw from the k likeliest tokens only; 0 = from all.
     """
 
-    prompt: str = "def main("
-    length: int = 400
-    temperature: float = 0.8
-    top_k: int = 40
+    prompt: str = field("def main(", string)
+    length: int = field(400, positive_int)
+    temperature: float = field(0.8, non_negative)
+    top_k: int = field(40, whole("an integer, 0 for all tokens", 0))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,35 +209,59 @@ class TrainConfig:
       sample: see SampleConfig.
     """
 
-    seed: int = 0
-    steps: int = 1000
-    batch_size: int = 8
-    cpu_devices: int = 1
-    distributed: bool = False
-    accumulation: int = 1
-    baseline: bool = True
-    log_every: int = 10
-    eval_every: int = 100
-    eval_batches: int = 4
-    checkpoint_every: int = 100
-    keep_checkpoints: int = 2
-    keep_every: int = 0
-    restore_from: str = ""
-    on_bad_step: str = "stop"
-    spike_factor: float = 0.0
-    step_timeout: int = 1800
-    process_timeout: int = 100
-    probe_every: int = 1000
-    profile_steps: str = ""
-    wandb_project: str = ""
-    data: DataConfig = DataConfig()
-    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
-    optimizer: OptimizerConfig = OptimizerConfig()
-    mesh: MeshConfig = MeshConfig()
-    sample: SampleConfig = SampleConfig()
+    seed: int = field(0, random_seed)
+    steps: int = field(1000, positive_int)
+    batch_size: int = field(8, positive_int)
+    cpu_devices: int = field(1, positive_int)
+    distributed: bool = field(False, flag)
+    accumulation: int = field(1, positive_int)
+    baseline: bool = field(True, flag)
+    log_every: int = field(10, positive_int)
+    eval_every: int = field(100, non_negative_int)
+    eval_batches: int = field(4, positive_int)
+    checkpoint_every: int = field(100, positive_int)
+    keep_checkpoints: int = field(2, whole("an integer of at least 2", 2))
+    keep_every: int = field(0, non_negative_int)
+    restore_from: str = field("", string)
+    on_bad_step: str = field("stop", one_of(("stop", "skip")))
+    spike_factor: float = field(0.0, _spike_factor)
+    step_timeout: int = field(1800, non_negative_int)
+    process_timeout: int = field(100, positive_int)
+    probe_every: int = field(1000, non_negative_int)
+    profile_steps: str = field("", _profile_steps)
+    wandb_project: str = field("", string)
+    data: DataConfig = field(DataConfig(), instance_of(DataConfig))
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    optimizer: OptimizerConfig = field(OptimizerConfig(), instance_of(OptimizerConfig))
+    mesh: MeshConfig = field(MeshConfig(), instance_of(MeshConfig))
+    sample: SampleConfig = field(SampleConfig(), instance_of(SampleConfig))
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_fields(self)
+        if self.wandb_project and importlib.util.find_spec("wandb") is None:
+            raise ValueError(
+                f"config.wandb_project={self.wandb_project!r}: needs the package wandb, which is not installed; "
+                "pip install 'titans-jax[wandb]'"
+            )
+        require(
+            self.keep_every % self.checkpoint_every == 0,
+            "keep_every",
+            self.keep_every,
+            f"a multiple of checkpoint_every={self.checkpoint_every}, or 0",
+        )
+        require(
+            not (self.restore_from and self.baseline),
+            "restore_from",
+            self.restore_from,
+            "empty with a baseline, which would still start from scratch; compare nothing, config.baseline=False",
+        )
+        divisors = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
+        require(
+            self.accumulation in divisors,
+            "accumulation",
+            self.accumulation,
+            f"a divisor of batch_size={self.batch_size}, one of {divisors}",
+        )
 
 
 def default_config() -> ConfigDict:
@@ -196,7 +285,7 @@ def from_config_dict(cls: type[T], config: ConfigDict) -> T:
     Raises:
       ValueError: a value cannot work.
     """
-    return _from_flags(cls, config.to_dict())
+    return _from_flags(cls, config.to_dict(), "config")
 
 
 def set_model(config: ConfigDict, model: TitansConfig) -> None:
@@ -222,7 +311,7 @@ def from_flat(flat: dict[str, Any]) -> TrainConfig:
         for group in groups:
             inner = inner.setdefault(group, {})
         inner[last] = value
-    return _from_flags(TrainConfig, nested)
+    return _from_flags(TrainConfig, nested, "config")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -236,21 +325,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def profiled_steps(value: str) -> tuple[int, int]:
-    """Returns the first and the last of config.profile_steps, "FIRST:LAST".
-
-    Raises:
-      ValueError: it is not of that form.
-    """
-    match = re.fullmatch(r"(\d+):(\d+)", value)
-    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= first <= last:
-        raise ValueError(
-            f"config.profile_steps={value!r}: must be FIRST:LAST, two steps from 1 on, such as 10:15"
-        )
-    return first, last
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -313,95 +387,34 @@ def _nearest(name: str, fields: Sequence[str]) -> str:
 def _as_flags(config: Any, prefix: str) -> dict[str, Any]:
     hints = typing.get_type_hints(type(config))
     values = {}
-    for field in dataclasses.fields(config):
-        name, value = prefix + field.name, getattr(config, field.name)
+    for declared in dataclasses.fields(config):
+        name, value = prefix + declared.name, getattr(config, declared.name)
         if name in _DERIVED:
             continue
         if dataclasses.is_dataclass(value):
             value = _as_flags(value, name + ".")
-        elif _is_optional_int(hints[field.name]) and value is None:
+        elif _is_optional_int(hints[declared.name]) and value is None:
             value = 0
-        values[field.name] = value
+        values[declared.name] = value
     return values
 
 
-def _from_flags(cls: type, values: dict[str, Any]) -> Any:
+def _from_flags(cls: type, values: dict[str, Any], path: str) -> Any:
     hints = typing.get_type_hints(cls)
     converted = {}
     for name, value in values.items():
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
-            value = _from_flags(typing.cast(type, hint), value)
+            value = _from_flags(typing.cast(type, hint), value, f"{path}.{name}")
         elif _is_optional_int(hint) and value == 0:
             value = None
         converted[name] = value
-    return cls(**converted)
+    try:
+        return cls(**converted)
+    except FieldError as error:  # said as the flag is written
+        raise ValueError(f"{path}.{error.field}={error.value!r}: must be {error.wanted}") from error
 
 
 def _is_optional_int(hint: Any) -> bool:
     is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     return is_union and set(typing.get_args(hint)) == {int, type(None)}
-
-
-def _check(config: TrainConfig) -> None:
-    at_least = {
-        "steps": 1, "batch_size": 1, "cpu_devices": 1, "accumulation": 1, "log_every": 1, "eval_every": 0,
-        "eval_batches": 1, "checkpoint_every": 1, "keep_checkpoints": 2, "data.sequence_length": 2,
-        "data.valid_bytes": 0, "sample.length": 1, "sample.top_k": 0, "mesh.data": 0, "mesh.fsdp": 0,
-        "mesh.sequence": 1, "mesh.tensor": 1, "keep_every": 0, "step_timeout": 0, "process_timeout": 1,
-        "probe_every": 0,
-    }  # fmt: skip
-    flat = flatten(config)
-    for name, least in at_least.items():
-        if flat[name] < least:
-            raise ValueError(f"config.{name}={flat[name]}: must be at least {least}")
-    open_unit = {"data.valid_fraction", "optimizer.beta1", "optimizer.beta2"}
-    for name in sorted(open_unit):
-        if not 0 < flat[name] < 1:
-            raise ValueError(f"config.{name}={flat[name]}: must lie between 0 and 1, exclusive")
-    for name in ("optimizer.warmup_fraction", "optimizer.final_fraction"):
-        if not 0 <= flat[name] <= 1:
-            raise ValueError(f"config.{name}={flat[name]}: must lie between 0 and 1")
-    for name in ("optimizer.learning_rate", "optimizer.clip_norm", "optimizer.epsilon"):
-        if not flat[name] > 0:
-            raise ValueError(f"config.{name}={flat[name]}: must be positive")
-    for name in ("optimizer.weight_decay", "sample.temperature"):
-        if not flat[name] >= 0:
-            raise ValueError(f"config.{name}={flat[name]}: must not be negative")
-    if config.on_bad_step not in ("stop", "skip"):
-        raise ValueError(f"config.on_bad_step={config.on_bad_step!r}: must be 'stop' or 'skip'")
-    if config.spike_factor and not config.spike_factor > 1:
-        raise ValueError(
-            f"config.spike_factor={config.spike_factor}: must be 0, or above 1, by which the mean is multiplied"
-        )
-    if config.profile_steps:
-        profiled_steps(config.profile_steps)
-    if config.wandb_project and importlib.util.find_spec("wandb") is None:
-        raise ValueError(
-            f"config.wandb_project={config.wandb_project!r}: needs the package wandb, which is not installed; "
-            "pip install 'titans-jax[wandb]'"
-        )
-    if config.keep_every % config.checkpoint_every:
-        raise ValueError(
-            f"config.keep_every={config.keep_every}: must be a multiple of "
-            f"config.checkpoint_every={config.checkpoint_every}, or 0"
-        )
-    if config.restore_from and config.baseline:
-        raise ValueError(
-            f"config.restore_from={config.restore_from!r}: the baseline would still start from scratch; compare "
-            "nothing, config.baseline=False"
-        )
-    if config.batch_size % config.accumulation:
-        divisors = [n for n in range(1, config.batch_size + 1) if config.batch_size % n == 0]
-        raise ValueError(
-            f"config.accumulation={config.accumulation}: must divide config.batch_size={config.batch_size}; "
-            f"one of {divisors}"
-        )
-    if not config.mesh.data and not config.mesh.fsdp:
-        raise ValueError(
-            "config.mesh.data=0 and config.mesh.fsdp=0: only one of them can be what the other axes leave"
-        )
-    if config.data.packing not in ("stream", "documents"):
-        raise ValueError(
-            f"config.data.packing={config.data.packing!r}: must be 'stream' or 'documents'"
-        )

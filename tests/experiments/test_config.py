@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_missing_config_file_names_the_nearest(capsys):
         ("accumulation", 3),
         ("keep_checkpoints", 1),
         ("optimizer.learning_rate", 0.0),
+        ("optimizer.learning_rate", math.inf),
+        ("optimizer.clip_norm", math.nan),
+        ("seed", 2**32),
+        ("model.memory.depth", 5),
+        ("model.memory.step_scale", math.inf),
+        ("model.memory.num_heads", 3),
+        ("model.num_heads", 3),
+        ("model.rope_base", math.inf),
         ("optimizer.beta2", 1.0),
         ("optimizer.warmup_fraction", -0.1),
         ("data.valid_fraction", 1.0),
@@ -61,7 +70,9 @@ def test_missing_config_file_names_the_nearest(capsys):
 def test_value_that_cannot_work_is_named(field, value):
     config = default_config()
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(ValueError, match=f"config.{field}={value!r}".replace(".", r"\.")):
+    with pytest.raises(
+        ValueError, match=f"^config.{field}={value!r}: must be ".replace(".", r"\.")
+    ):
         train_config(config)
 
 

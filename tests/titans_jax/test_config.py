@@ -47,6 +47,33 @@ def test_a_value_that_does_not_fit_is_refused(fields, message):
         TitansConfig(**{"memory": MEMORY, **fields})
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"depth": True}, "depth must be an integer from 1 to 4, got True"),
+        ({"depth": 5, "network": lambda weights, x: x}, "depth must be .*, got 5"),
+        ({"network": "rnn"}, "network must be 'mlp', 'residual' or a function, got 'rnn'"),
+        ({"tile": 0}, "tile must be a positive integer or None, got 0"),
+        ({"gates": "head"}, "gates must be one of .*, got 'head'"),
+        ({"momentum": 2}, r"momentum must be one of \(True, False\), got 2"),
+        ({"forget": 1}, r"forget must be one of \(True, False\), got 1"),
+        ({"bound": "yes"}, r"bound must be one of \('none', 'gradient', 'features'\), got 'yes'"),
+        ({"anchor": "tile"}, r"anchor must be one of \('chunk', 'token'\), got 'tile'"),
+        ({"lower_step": -1}, "lower_step must be a finite number, 0 or more, got -1"),
+        ({"forget_to": "M_0"}, r"forget_to must be one of \('zero', 'start'\), got 'M_0'"),
+        ({"weights_start": 1}, r"weights_start must be one of \('plain', 'features'\), got 1"),
+        ({"output_gate": None}, "output_gate must be .*, got None"),
+        ({"step_scale": float("inf")}, "step_scale must be a positive, finite number, got inf"),
+        ({"step_scale": 0}, "step_scale must be a positive, finite number, got 0"),
+        ({"step_bias": "0"}, "step_bias must be a finite number, got '0'"),
+        ({"execution": "quick"}, "execution must be one of .*, got 'quick'"),
+    ],
+)
+def test_a_memory_that_does_not_fit_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MemoryConfig(**fields)
+
+
 def test_only_what_a_variant_uses_must_fit():
     odd = dataclasses.replace(MEMORY, num_heads=5)
     assert TitansConfig(variant="transformer", memory=odd, window=None).window is None

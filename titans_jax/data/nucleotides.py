@@ -8,12 +8,12 @@ digits, white space. Lower case, by which genomes mark repeats, is read as upper
 import dataclasses
 import hashlib
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, Int32
 
-from titans_jax.config import require
+from titans_jax.fields import check_fields, field, flag, one_of
 
 Ambiguous = Literal["N", "refuse"]
 
@@ -35,12 +35,11 @@ class NucleotideTokenizer:
       ambiguous: what becomes of a code for several nucleotides: "N" or "refuse".
     """
 
-    keep_case: bool = False
-    ambiguous: Ambiguous = "N"
+    keep_case: bool = field(False, flag)
+    ambiguous: Ambiguous = field("N", one_of(Ambiguous))
 
     def __post_init__(self) -> None:
-        choices = get_args(Ambiguous)
-        require(self.ambiguous in choices, "ambiguous", self.ambiguous, f"one of {choices}")
+        check_fields(self)
 
     @property
     def letters(self) -> bytes:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from titans_jax.config import MemoryConfig, is_count, require
+from titans_jax.config import MemoryConfig
+from titans_jax.fields import below_one, optional, positive_int, random_seed, require, whole
 from titans_jax.forecasting.scaling import Standardiser, standardiser
 from titans_jax.forecasting.streaming import Stream, forecast, observe, start_stream
 from titans_jax.forecasting.table import Missing, Series, phases, read_series, rows_per_day
@@ -85,8 +86,10 @@ class TitansForecaster:
         Raises:
             ValueError: naming the argument that does not fit.
         """
-        require(season is None or is_count(season, 0), "season", season, "None or an integer")
-        require(0 <= valid_fraction < 1, "valid_fraction", valid_fraction, "in [0, 1)")
+        horizon, lookback = positive_int("horizon", horizon), positive_int("lookback", lookback)
+        season = optional(whole("an integer, 0 for none", 0))("season", season)
+        valid_fraction = below_one("valid_fraction", valid_fraction)
+        seed = random_seed("seed", seed)
         network = dict(network or {})
         known = {f.name for f in dataclasses.fields(ForecasterConfig)} - set(_DECIDED)
         unknown = sorted(set(network) - known)

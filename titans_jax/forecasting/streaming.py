@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from titans_jax.config import require
+from titans_jax.fields import require
 from titans_jax.forecasting.training import Errors
 from titans_jax.models.forecaster import Forecaster
 from titans_jax.typing import Array, Float, Int, PyTree

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from titans_jax.config import require
+from titans_jax.fields import require
 from titans_jax.typing import Float
 
 Missing = Literal["raise", "ffill"]

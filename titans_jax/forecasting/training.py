@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,16 @@ import numpy as np
 import optax
 from flax import nnx
 
-from titans_jax.config import is_count, require
+from titans_jax.fields import (
+    below_one,
+    check_fields,
+    field,
+    non_negative,
+    non_negative_int,
+    one_of,
+    positive,
+    positive_int,
+)
 from titans_jax.forecasting.windows import gather
 from titans_jax.typing import Array, Float, Int, PyTree
 
@@ -47,29 +56,20 @@ class TrainingConfig:
             look-back alone. Validation sees the look-back alone in either case.
     """
 
-    loss: Loss = "both"
-    learning_rate: float = 3e-3
-    schedule: Schedule = "cosine"
-    batch_size: int = 32
-    epochs: int = 20
-    steps_per_epoch: int = 264
-    patience: int = 5
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    average: float = 0.995
-    context: int = 0
+    loss: Loss = field("both", one_of(Loss))
+    learning_rate: float = field(3e-3, positive)
+    schedule: Schedule = field("cosine", one_of(Schedule))
+    batch_size: int = field(32, positive_int)
+    epochs: int = field(20, positive_int)
+    steps_per_epoch: int = field(264, positive_int)
+    patience: int = field(5, positive_int)
+    weight_decay: float = field(0.0, non_negative)
+    clip: float = field(1.0, positive)
+    average: float = field(0.995, below_one)
+    context: int = field(0, non_negative_int)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "steps_per_epoch", "patience"):
-            require(is_count(getattr(self, name)), name, getattr(self, name), "a positive integer")
-        for name, choices in (("loss", get_args(Loss)), ("schedule", get_args(Schedule))):
-            value = getattr(self, name)
-            require(value in choices, name, value, f"one of {choices}")
-        for name in ("learning_rate", "clip"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
-        require(is_count(self.context, 0), "context", self.context, "an integer, 0 for none")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        require(0 <= self.average < 1, "average", self.average, "in [0, 1)")
+        check_fields(self)
 
 
 class Errors(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
-from titans_jax.config import is_count, require
+from titans_jax.fields import positive_int, random_seed, require
 from titans_jax.inference.sampling import Sampling, choose
 from titans_jax.inference.stream import Stream, beside, select
 from titans_jax.layers.cached_attention import decoding_state, stream_state
@@ -70,7 +70,7 @@ def generate(
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    require(is_count(num_tokens), "num_tokens", num_tokens, "a positive integer")
+    num_tokens = positive_int("num_tokens", num_tokens)
     decoder = _Decoder(model, stream, sampling or Sampling(), seed, freeze_memory)
     stream, tokens, _ = decoder(stream, 0, num_tokens, np.zeros(stream.length.shape, bool))
     return Generated(tokens, (tokens != NO_TOKEN).sum(axis=1), stream)
@@ -97,8 +97,8 @@ def generate_tokens(
         freeze_memory: read without learning.
         burst: tokens per call of the device: more are faster and come later.
     """
-    require(is_count(num_tokens), "num_tokens", num_tokens, "a positive integer")
-    require(is_count(burst), "burst", burst, "a positive integer")
+    num_tokens = positive_int("num_tokens", num_tokens)
+    burst = positive_int("burst", burst)
     decoder = _Decoder(model, stream, sampling or Sampling(), seed, freeze_memory)
     done = np.zeros(stream.length.shape, bool)
     for start in range(0, num_tokens, burst):
@@ -124,12 +124,16 @@ class _Decoder:
                 f"stream must hold at least one token of every sequence, got lengths {lengths.tolist()}: "
                 "prefill it, with a document's start token if with nothing else"
             )
-        seeds = [seed + i for i in range(lengths.size)] if np.ndim(seed) == 0 else list(seed)
+        if np.ndim(seed) == 0:
+            seeds = [random_seed("seed", seed) + i for i in range(lengths.size)]
+        else:
+            seeds = list(seed)
         if len(seeds) != lengths.size:
             raise ValueError(
                 f"seed must be one number or {lengths.size}, one per sequence, got {len(seeds)}"
             )
         self.graphdef, self.params = nnx.split(model)
+        seeds = [random_seed("seed", each) for each in seeds]
         self.keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
         self.options = {"sampling": sampling, "freeze_memory": freeze_memory}
 

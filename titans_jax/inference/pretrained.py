@@ -37,7 +37,8 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig, is_count, require
+from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig
+from titans_jax.fields import positive_int
 from titans_jax.models.language_model import Titans
 from titans_jax.typing import Array, PyTree
 
@@ -69,7 +70,7 @@ def save_pretrained(
     Raises:
         ValueError: if `max_shard_bytes` is not positive, or the config holds a function.
     """
-    require(is_count(max_shard_bytes), "max_shard_bytes", max_shard_bytes, "a positive integer")
+    max_shard_bytes = positive_int("max_shard_bytes", max_shard_bytes)
     config = {
         "architectures": [type(model).__name__],
         "model_type": _MODEL_TYPE,

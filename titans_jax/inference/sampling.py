@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from titans_jax.config import is_count, require
+from titans_jax.fields import check_fields, field, non_negative, number, positive, several, whole
 from titans_jax.typing import Array
 
 
@@ -29,21 +29,14 @@ class Sampling:
         stop_tokens: a sequence ends after any of these.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    stop_tokens: tuple[int, ...] = ()
+    temperature: float = field(1.0, non_negative)
+    top_k: int = field(0, whole("an integer, 0 for all tokens", 0))
+    top_p: float = field(1.0, number("above 0 and at most 1", above=0, most=1))
+    repetition_penalty: float = field(1.0, positive)
+    stop_tokens: tuple[int, ...] = field((), several(whole("token ids", 0), least=0))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop_tokens", tuple(self.stop_tokens))
-        require(self.temperature >= 0, "temperature", self.temperature, "a number from 0")
-        require(is_count(self.top_k, 0), "top_k", self.top_k, "an integer, 0 for all tokens")
-        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        penalty = self.repetition_penalty
-        require(penalty > 0, "repetition_penalty", penalty, "a positive number")
-        ids = all(is_count(token, 0) for token in self.stop_tokens)
-        require(ids, "stop_tokens", self.stop_tokens, "token ids")
+        check_fields(self)
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -20,7 +20,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from titans_jax.config import TitansConfig, is_count, require
+from titans_jax.config import TitansConfig
+from titans_jax.fields import positive_int, require
 from titans_jax.memory.state import MemoryState
 from titans_jax.models.language_model import Titans
 from titans_jax.models.mac import MACState
@@ -185,7 +186,7 @@ def block_sizes(config: TitansConfig, block: int | None = None) -> list[int]:
     unit = alignment(config)
     if block is None:
         block = -(-BLOCK // unit) * unit
-    require(is_count(block), "block", block, "a positive integer")
+    block = positive_int("block", block)
     sizes, size = {block, 1}, min(unit, block) if unit > 1 else block // LADDER
     while size > 1:
         sizes.add(size)

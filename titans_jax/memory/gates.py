@@ -77,13 +77,13 @@ def gates_from_logits(
     """The gates of the layer (§3.2, "functions of tokens"), from one linear map of the input.
 
     alpha = sigmoid(a), eta = sigmoid(e), theta = step_size (1 - eta) sigmoid(t). Scaling theta by
-    1 - eta keeps the total step of a gradient, theta / (1 - eta), bounded whatever the momentum;
-    ``step_size`` is c / chunk, because the gradients of a chunk add up at one anchor. Without these
-    two factors the inner step's curvature passes 2 and the memory diverges.
+    1 - eta keeps the total step of a gradient, theta / (1 - eta), bounded whatever the momentum. Where the gradients
+    of a chunk add up at one anchor, ``step_size`` is c / chunk. Without these factors the inner step's curvature passes
+    2 and the memory diverges.
 
     Args:
         logits: ``[B, T, 3, H]``, for alpha, eta and theta.
-        step_size: c / chunk.
+        step_size: largest total step.
         momentum: False for eta = 0.
         forget: False for alpha = 0.
     """

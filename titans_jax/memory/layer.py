@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
-from titans_jax.config import MemoryConfig, is_count, require
+from titans_jax.config import MemoryConfig
+from titans_jax.fields import positive_int, require
 from titans_jax.layers.convolution import CausalConv
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, l2_normalise, statistics_dtype
@@ -29,10 +30,11 @@ from titans_jax.memory.state import MemoryState, fresh_state, no_momentum, skip_
 from titans_jax.placement import by_heads, by_sequences, heads_only
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
-#: Initial gate biases: alpha = 1.2e-4, eta = 0.5; theta's is the config's. Forgetting must start slower than
-#: learning: M = 0 is a saddle of a deep memory, from which no gradient leads away, and with alpha = 0.01 an
-#: untrained memory of depth 2 has a norm of 1e-12 after 4096 tokens, one of depth 4 of 1e-17.
-ALPHA_BIAS, ETA_BIAS = -9.0, 0.0
+#: Initial bias of eta's logit; those of alpha and theta are the config's.
+ETA_BIAS = 0.0
+
+#: Deviation of SiLU of a standard normal number about zero: by its inverse a hidden layer is scaled that follows one.
+SILU_DEVIATION = 0.597
 
 
 class GateInput(NamedTuple):
@@ -139,12 +141,12 @@ class NeuralMemory(nnx.Module):
             ValueError: naming the argument that does not fit.
         """
         config = MemoryConfig() if config is None else config
-        require(is_count(dim), "dim", dim, "a positive integer")
+        dim = positive_int("dim", dim)
         heads = config.num_heads
         require(dim % heads == 0, "num_heads", heads, f"a divisor of dim = {dim}")
         self.dim, self.config, self.dtype = dim, config, dtype
         self.head_dim = dim // heads
-        self.network = config.memory_network()
+        self.network = config.rule().network
         param_dtype = statistics_dtype(dtype)
 
         def projection(normalise):
@@ -158,7 +160,7 @@ class NeuralMemory(nnx.Module):
                 rngs.params(), (dim, 3, heads), param_dtype
             )
         )
-        bias = jnp.asarray([ALPHA_BIAS, ETA_BIAS, config.step_bias], param_dtype)
+        bias = jnp.asarray([config.forget_bias, ETA_BIAS, config.step_bias], param_dtype)
         self.gate_bias = nnx.Param(jnp.tile(bias[:, None], (1, heads)))
         self.initial_weights = nnx.data(self._initial_weights(init_network, param_dtype, rngs))
         residual = isinstance(self.network, MLPNetwork) and self.network.kind == "residual"
@@ -180,21 +182,34 @@ class NeuralMemory(nnx.Module):
                 shapes = self.network.shapes(self.head_dim)
                 keys = jax.random.split(key, len(shapes))
                 return tuple(
-                    nnx.initializers.truncated_normal(shape[0] ** -0.5)(k, shape, dtype)
-                    for k, shape in zip(keys, shapes, strict=True)
+                    nnx.initializers.truncated_normal(scale * shape[0] ** -0.5)(k, shape, dtype)
+                    for scale, k, shape in zip(self._start_scales(), keys, shapes, strict=True)
                 )
 
         require(callable(init_network), "init_network", init_network, "a function of a key")
         keys = jax.random.split(rngs.params(), self.config.num_heads)
         return jax.tree.map(nnx.Param, jax.vmap(init_network)(keys))
 
-    def _start(self, prefix: Float[Array, "P D"] | None) -> Carry:
-        """M and S at a sequence's start, ``[H, ...]``: the learned M_0, after writing the prefix."""
-        weights = jax.tree.map(
+    def _start_scales(self) -> tuple[float, ...]:
+        """Factors on the layers of a built-in network's M_0 (`MemoryConfig.weights_start`)."""
+        depth = self.network.depth
+        if self.config.weights_start == "plain":
+            return (1.0,) * depth
+        # Keys have unit norm, hidden features the deviation of SiLU.
+        hidden = (self.head_dim**0.5, *(1 / SILU_DEVIATION,) * (depth - 2))
+        return (*hidden[: depth - 1], 0.0)
+
+    def _learned(self) -> PyTree:
+        """M_0, ``[H, ...]``."""
+        return jax.tree.map(
             lambda p: heads_only(p[...]),
             self.initial_weights,
             is_leaf=lambda p: isinstance(p, nnx.Param),
         )
+
+    def _start(self, prefix: Float[Array, "P D"] | None) -> Carry:
+        """M and S at a sequence's start, ``[H, ...]``: the learned M_0, after writing the prefix."""
+        weights = self._learned()
         start = Carry(weights, no_momentum(weights))
         if prefix is None:
             return start
@@ -239,13 +254,8 @@ class NeuralMemory(nnx.Module):
 
     def rule(self) -> Rule:
         """The inner step, with its slow parameters."""
-        config = self.config
-        return Rule(
-            self.network,
-            read=config.read,
-            bound="gradient" if config.bound_step else "none",
-            gain=None if self.gain is None else self.gain[...][:, None, :],
-        )
+        gain = None if self.gain is None else self.gain[...][:, None, :]
+        return self.config.rule(gain, self._learned())
 
     def read(self, q: Heads, weights: PyTree) -> Heads:
         """y = M*(q): reads fast weights without writing (Eq. 15, 21).
@@ -429,7 +439,8 @@ class NeuralMemory(nnx.Module):
         logits = jnp.einsum("btd,dgh->btgh", wide, self.gate_kernel[...]) + self.gate_bias[...]
         gates = gates_from_logits(
             logits,
-            step_size=self.config.step_scale / self.config.chunk,
+            step_size=self.config.step_scale
+            / (self.config.chunk if self.config.anchor == "chunk" else 1),
             momentum=self.config.momentum,
             forget=self.config.forget,
         )

@@ -15,9 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from titans_jax.fields import check_fields, field, one_of, positive_int, whole
 from titans_jax.typing import Array, FastWeights
 
 NORM_EPSILON = 1e-6
+
+NetworkKind = Literal["mlp", "residual"]
+#: Of the layers of a memory network.
+NETWORK_DEPTH = whole("an integer from 1 to 4", 1, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +35,12 @@ class MLPNetwork:
         expansion: hidden width over head dimension (depth 1 has no hidden layer).
     """
 
-    kind: Literal["mlp", "residual"] = "mlp"
-    depth: int = 2
-    expansion: int = 2
+    kind: NetworkKind = field("mlp", one_of(NetworkKind))
+    depth: int = field(2, NETWORK_DEPTH)
+    expansion: int = field(2, positive_int)
 
-    def __post_init__(self):
-        if self.kind not in ("mlp", "residual"):
-            raise ValueError(f"network must be 'mlp', 'residual' or a function, got {self.kind!r}")
-        if not isinstance(self.depth, int) or not 1 <= self.depth <= 4:
-            raise ValueError(f"depth must be an integer from 1 to 4, got {self.depth!r}")
-        if not isinstance(self.expansion, int) or self.expansion < 1:
-            raise ValueError(f"expansion must be a positive integer, got {self.expansion!r}")
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def linear(self) -> bool:

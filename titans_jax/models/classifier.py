@@ -10,7 +10,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 
-from titans_jax.config import TitansConfig, is_count, require
+from titans_jax.config import TitansConfig
+from titans_jax.fields import whole
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.models.language_model import Titans
@@ -35,7 +36,7 @@ class SequenceClassifier(Titans):
         Raises:
             ValueError: if there are fewer than two classes.
         """
-        require(is_count(num_classes, 2), "num_classes", num_classes, "an integer of at least 2")
+        num_classes = whole("an integer of at least 2", 2)("num_classes", num_classes)
         super().__init__(config, rngs=rngs)
         dtype = config.activation_dtype
         self.classifier = linear(config.dim, num_classes, dtype, rngs=rngs)

@@ -17,13 +17,25 @@ starts near zero and adds what is not linear. Variates share all parameters but 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from titans_jax.config import MemoryConfig, TitansConfig, is_count, require
+from titans_jax.config import MemoryConfig, TitansConfig
+from titans_jax.fields import (
+    below_one,
+    check_fields,
+    field,
+    flag,
+    instance_of,
+    non_negative_int,
+    one_of,
+    positive_int,
+    require,
+    whole,
+)
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.models.block import Block
 from titans_jax.typing import Array, Float, Int
@@ -60,32 +72,26 @@ class ForecasterConfig:
         memory: the neural memory; ``chunk`` counts tokens.
     """
 
-    lookback: int = 96
-    horizon: int = 96
-    variates: int = 1
-    season: int = 0
-    embedding: Embedding = "patches"
-    patch: int = 48
-    stride: int = 48
-    mixer: Mixer = "lmm"
-    bidirectional: bool = False
-    dim: int = 32
-    num_layers: int = 1
-    num_heads: int = 2
-    feed_forward: int = 64
-    dropout: float = 0.5
-    memory: MemoryConfig = dataclasses.field(
-        default_factory=lambda: MemoryConfig(num_heads=2, depth=1, chunk=1, conv_width=0)
+    lookback: int = field(96, positive_int)
+    horizon: int = field(96, positive_int)
+    variates: int = field(1, positive_int)
+    season: int = field(0, whole("an integer, 0 for no cycle", 0))
+    embedding: Embedding = field("patches", one_of(Embedding))
+    patch: int = field(48, positive_int)
+    stride: int = field(48, positive_int)
+    mixer: Mixer = field("lmm", one_of(Mixer))
+    bidirectional: bool = field(False, flag)
+    dim: int = field(32, positive_int)
+    num_layers: int = field(1, positive_int)
+    num_heads: int = field(2, positive_int)
+    feed_forward: int = field(64, non_negative_int)
+    dropout: float = field(0.5, below_one)
+    memory: MemoryConfig = field(
+        MemoryConfig(num_heads=2, depth=1, chunk=1, conv_width=0), instance_of(MemoryConfig)
     )
 
     def __post_init__(self) -> None:
-        for name in ("lookback", "horizon", "variates", "patch", "stride", "dim", "num_layers"):
-            require(is_count(getattr(self, name)), name, getattr(self, name), "a positive integer")
-        require(is_count(self.season, 0), "season", self.season, "an integer, 0 for no cycle")
-        for name, choices in (("embedding", get_args(Embedding)), ("mixer", get_args(Mixer))):
-            value = getattr(self, name)
-            require(value in choices, name, value, f"one of {choices}")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        check_fields(self)
         if self.embedding == "patches":
             fits = self.patch <= self.lookback and (self.lookback - self.patch) % self.stride == 0
             require(

@@ -157,11 +157,11 @@ def test_unequal_models_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, r"study\.steps=0"),
-        ({"learning_rates": ()}, r"study\.learning_rates=\(\)"),
-        ({"learning_rates": (1e-3, -1.0)}, "must be positive"),
-        ({"seeds": (1, 1)}, "none twice"),
-        ({"max_hours": -1.0}, r"study\.max_hours=-1\.0"),
+        ({"steps": 0}, "steps must be a positive integer, got 0"),
+        ({"learning_rates": ()}, r"learning_rates must be .* got \(\)"),
+        ({"learning_rates": (1e-3, -1.0)}, r"learning_rates must be a positive, .*, got -1\.0"),
+        ({"seeds": (1, 1)}, r"seeds must be .*twice, got \(1, 1\)"),
+        ({"max_hours": -1.0}, r"max_hours must be .*, got -1\.0"),
     ],
 )
 def test_settings_that_cannot_work(change, message):

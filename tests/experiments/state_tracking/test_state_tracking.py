@@ -79,11 +79,11 @@ def test_accuracy_by_length(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shortest": 5}, r"task\.shortest=5"),
-        ({"batch_elements": 33}, r"task\.batch_elements=33"),
-        ({"test_lengths": (8, 4)}, r"task\.test_lengths=\(8, 4\)"),
-        ({"test_words": 0}, r"task\.test_words=0"),
-        ({"stage_steps": 0}, r"task\.stage_steps=0"),
+        ({"shortest": 5}, r"shortest must be .*, got 5"),
+        ({"batch_elements": 33}, r"batch_elements must be .*, got 33"),
+        ({"test_lengths": (8, 4)}, r"test_lengths must be .*, got \(8, 4\)"),
+        ({"test_words": 0}, r"test_words must be .*, got 0"),
+        ({"stage_steps": 0}, r"stage_steps must be .*, got 0"),
     ],
 )
 def test_settings_that_cannot_work(change, message):

@@ -102,7 +102,8 @@ def in_numpy(module, x):
             gate_input[:, start : start + config.chunk] = mean
     logits = np.einsum("btd,dgh->gbth", gate_input, np.asarray(module.gate_kernel[...]))
     alpha, eta, theta = sigmoid(logits + np.asarray(module.gate_bias[...])[:, None, None])
-    theta = config.step_scale / config.chunk * (1 - eta) * theta
+    scale = config.step_scale / (config.chunk if config.anchor == "chunk" else 1)
+    theta = scale * (1 - eta) * theta
     learned = tuple(
         np.broadcast_to(np.asarray(m[...]), (BATCH, *m.shape)) for m in module.initial_weights
     )
@@ -119,7 +120,7 @@ def in_numpy(module, x):
             learned,
             None,
             None,
-            None,
+            tuple(m[0] for m in learned) if config.forget_to == "start" else None,
         ),
         np.zeros(BATCH, int),
         np.ones((BATCH, LENGTH), bool),
@@ -127,7 +128,9 @@ def in_numpy(module, x):
         Case(
             chunk=config.chunk,
             read=config.read,
-            bound="gradient" if config.bound_step else "none",
+            bound=config.bound,
+            anchor=config.anchor,
+            lower_step=config.lower_step,
         ),
     )
     y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(module.norm.scale[...])
@@ -142,7 +145,24 @@ BARE = MemoryConfig(
 )
 
 
-@pytest.mark.parametrize("config", [TOKEN, CHUNKWISE, BARE], ids=["token", "chunk", "bare"])
+EXACT = MemoryConfig(
+    num_heads=HEADS,
+    chunk=4,
+    conv_width=3,
+    anchor="token",
+    bound="features",
+    lower_step=0.3,
+    step_scale=1.0,
+    step_bias=-1.0,
+    forget_to="start",
+    forget_bias=-2.0,
+    weights_start="features",
+)
+
+
+@pytest.mark.parametrize(
+    "config", [TOKEN, CHUNKWISE, BARE, EXACT], ids=["token", "chunk", "bare", "exact"]
+)
 def test_the_layer_equals_numpy(config):
     expected, (weights, momentum, anchor) = in_numpy(nnx.merge(*layer(config)), inputs())
     y, state = run(config, inputs())
