@@ -1,7 +1,7 @@
 """Error of the kernel against a float64 oracle, over the error of XLA at its default precision on the same inputs.
 
 The oracle is the memory's step scanned in float64 on the same tokens (tests hold it to the token recurrence). XLA's
-default is the memory's step scanned with bfloat16 tokens and reads and a float32 state; the kernel is `fused_scan`'s TPU
+default is that step scanned with bfloat16 tokens and reads and a float32 state; the kernel is `fused_scan`'s TPU
 kernel in interpret mode. In both, float32 products at default precision are computed as a TPU's matrix unit does
 (rounding.py), because a CPU would compute them exactly. An error is the largest, over the compared arrays, of
 |difference| / |oracle| in the Frobenius norm: forward of y and the final carry, backward of every gradient, of

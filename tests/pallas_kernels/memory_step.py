@@ -48,9 +48,7 @@ def memory_shapes(
     )
 
 
-def memory_inputs(
-    network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.float32, **rule
-):
+def memory_inputs(network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.float32, **rule):
     """Random arguments of the shapes above, with gates inside (0, 1) and documents that start."""
     shapes = memory_shapes(network, groups, chunks, length, head_dim, dtype, flags=True, **rule)
     leaves, structure = jax.tree.flatten(shapes)

@@ -15,8 +15,8 @@ is that of the memory as it is just before the token:
     lower layers back-propagate g_t through the anchor's weights
 
 All of it stays linear in the g_t, so that the errors of a tile solve one unit lower triangular system (dual.py). With
-one layer this is the online rule of chunk 1, at any chunk: without momentum DeltaNet's and Gated DeltaNet's. The norm of
-a "residual" network is not linear; its curvature enters as one number per token, the one along the anchor's error:
+one layer this is the online rule of chunk 1, at any chunk: without momentum DeltaNet's and Gated DeltaNet's. The norm
+of a "residual" network is not linear; its curvature enters as one number per token, the one along the anchor's error:
 
     g_t = g^0_t + 2 c_t (z_t - z^0_t)         c_t = |g^0_t|^2 / (4 loss^0_t);  without a norm c = 1, g = 2 (z - v)
 

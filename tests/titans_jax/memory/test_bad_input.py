@@ -141,8 +141,8 @@ def in_gates(field, change):
     ids=[
         "chunk-0", "chunk-float", "tile-0", "tile-float", "read", "execution", "associative", "q-rank", "q-empty",
         "k", "v", "theta", "log_eta", "log_keep", "mask-shape", "mask-dtype", "reset-shape", "reset-dtype",
-        "initial-missing", "initial-shape", "gain-unwanted", "base-shape", "weights-batch", "weights-width", "momentum-heads",
-        "momentum-width", "anchor-width", "position",
+        "initial-missing", "initial-shape", "gain-unwanted", "base-shape", "weights-batch", "weights-width",
+        "momentum-heads", "momentum-width", "anchor-width", "position",
     ],
 )  # fmt: skip
 def test_memory_scan(changes, message):

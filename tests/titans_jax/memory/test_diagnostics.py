@@ -22,8 +22,8 @@ from tests.titans_jax.memory.cases import (
 from titans_jax.config import MemoryConfig
 from titans_jax.memory import MemoryState, layer
 from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
-from titans_jax.memory.rule import Rule
 from titans_jax.memory.layer import NeuralMemory
+from titans_jax.memory.rule import Rule
 
 DIM = 8
 

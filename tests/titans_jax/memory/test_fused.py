@@ -32,9 +32,7 @@ KINDS = {
 }
 
 
-def problem(
-    network, tiles=1, flags=False, momentum=True, forget=True, read="after", rule=None
-):
+def problem(network, tiles=1, flags=False, momentum=True, forget=True, read="after", rule=None):
     """Arguments of an execution: those to differentiate, and a function of them and the execution."""
     rng = np.random.default_rng(0)
     count = CHUNKS * tiles

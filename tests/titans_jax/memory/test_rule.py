@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from tests import tolerances
@@ -116,5 +115,5 @@ def test_what_a_rule_refuses():
     for name in ("anchor", "read", "bound"):
         with pytest.raises(ValueError, match=f"{name} must be one of .*'sometimes'"):
             Rule(network, **{name: "sometimes"})
-    with pytest.raises(ValueError, match="anchor must be 'chunk' .*got 'token'"):
+    with pytest.raises(ValueError, match=r"anchor must be 'chunk' .*got 'token'"):
         Rule(gated_mlp, anchor="token")

@@ -13,7 +13,6 @@ and S that forward hands from tile to tile, and all of float32's numbers, stay e
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from titans_jax.memory.dual import Carry, Tile, tile_step

@@ -68,7 +68,9 @@ def token_step(
             new = (kept_l + step, s_l if gates.log_eta is None else step)  # Eq. 13
             layers.append(new if mask is None else select(mask, new, (m_l, s_l)))
         new_m, new_s = zip(*layers, strict=True)
-        y = apply_network(rule.network, new_m if rule.read == "after" else m, rule.gain, q)  # Eq. 15
+        y = apply_network(
+            rule.network, new_m if rule.read == "after" else m, rule.gain, q
+        )  # Eq. 15
         return new_m, new_s, y
 
     token = Gates(*(None if g is None else g[:, 0] for g in gates))
