@@ -8,7 +8,7 @@ y = W_O [ RMSNorm(M_t(q_t)) * SiLU(x W_G) ]                                     
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -217,9 +217,7 @@ class NeuralMemory(nnx.Module):
             raise ValueError(f"prefix must be [P, D] with D = {self.dim}, got shape {prefix.shape}")
         if prefix.shape[0] == 0:
             return start
-        _, state, _ = self._run(
-            prefix[None], self._fresh(1, start), None, None, start, aligned=True
-        )
+        _, state = self._run(prefix[None], self._fresh(1, start), None, None, start, aligned=True)
         return Carry(*jax.tree.map(lambda x: x[0], (state.memory.weights, state.memory.momentum)))
 
     def _fresh(self, batch_size: int, start: Carry) -> NeuralMemoryState:
@@ -272,7 +270,6 @@ class NeuralMemory(nnx.Module):
         wide = q.astype(statistics_dtype(q.dtype))
         return jax.vmap(heads, in_axes=(None, 0, 0))(self.rule(), weights, wide).astype(q.dtype)
 
-    @overload
     def __call__(
         self,
         x: Float[Array, "B T D"],
@@ -283,38 +280,7 @@ class NeuralMemory(nnx.Module):
         prefix: Float[Array, "P D"] | None = None,
         aligned: bool = False,
         freeze: bool = False,
-        return_diagnostics: Literal[False] = False,
-    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]: ...
-
-    @overload
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        state: NeuralMemoryState | None = None,
-        *,
-        mask: TokenFlags | None = None,
-        reset: TokenFlags | None = None,
-        prefix: Float[Array, "P D"] | None = None,
-        aligned: bool = False,
-        freeze: bool = False,
-        return_diagnostics: Literal[True],
-    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState, Diagnostics]: ...
-
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        state: NeuralMemoryState | None = None,
-        *,
-        mask: TokenFlags | None = None,
-        reset: TokenFlags | None = None,
-        prefix: Float[Array, "P D"] | None = None,
-        aligned: bool = False,
-        freeze: bool = False,
-        return_diagnostics: bool = False,
-    ) -> (
-        tuple[Float[Array, "B T D"], NeuralMemoryState]
-        | tuple[Float[Array, "B T D"], NeuralMemoryState, Diagnostics]
-    ):
+    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         """Reads and writes the memory at every token.
 
         Args:
@@ -326,15 +292,53 @@ class NeuralMemory(nnx.Module):
             aligned: the caller's promise that ``state`` is at a chunk's start, which saves a shift.
             freeze: read without learning: no token is written, and M does not move by S or alpha
                 either. Everything else of the state goes on.
-            return_diagnostics: also return what happens at each token (diagnostics.py), at the cost
-                of a pass token by token; outputs and state do not change.
 
         Returns:
-            The outputs and the state after the last token; the diagnostics where they are asked for.
+            The outputs and the state after the last token.
 
         Raises:
             ValueError: for shapes that do not fit.
         """
+        aligned = aligned or state is None
+        state, start = self._before(x, state, mask, reset, prefix)
+        return self._run(x, state, mask, reset, start, aligned=aligned, freeze=freeze)
+
+    def diagnostics(
+        self,
+        x: Float[Array, "B T D"],
+        state: NeuralMemoryState | None = None,
+        *,
+        mask: TokenFlags | None = None,
+        reset: TokenFlags | None = None,
+        prefix: Float[Array, "P D"] | None = None,
+        freeze: bool = False,
+    ) -> Diagnostics:
+        """What happens in the memory at each token of a call with these arguments (diagnostics.py), token by token.
+
+        Args:
+            x: as in `__call__`, and likewise the others.
+            state: likewise.
+            mask: likewise.
+            reset: likewise.
+            prefix: likewise.
+            freeze: likewise.
+        """
+        state, start = self._before(x, state, mask, reset, prefix)
+        _, k, v, gates, _ = self._project(x, state, mask, reset)
+        return memory_diagnostics(
+            self.rule(),
+            state.memory,
+            k,
+            v,
+            gates,
+            chunk=self.config.chunk,
+            mask=jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask,
+            reset=reset,
+            initial=start if reset is not None else None,
+        )
+
+    def _before(self, x, state, mask, reset, prefix) -> tuple[NeuralMemoryState, Carry | None]:
+        """The state before a call's tokens, and M and S at a document's start; refuses what does not fit."""
         if x.ndim != 3 or x.shape[1] == 0 or x.shape[-1] != self.dim:
             raise ValueError(
                 f"x must be [B, T, D] with T >= 1 and D = {self.dim}, got shape {x.shape}"
@@ -346,19 +350,16 @@ class NeuralMemory(nnx.Module):
                 f"{state.memory.position.shape[0]}"
             )
         start = self._start(prefix) if state is None or reset is not None else None
-        aligned = aligned or state is None
-        state = self._fresh(x.shape[0], start) if state is None else state
-        y, state, diagnostics = self._run(
-            x,
-            state,
-            mask,
-            reset,
-            start,
-            aligned=aligned,
-            freeze=freeze,
-            return_diagnostics=return_diagnostics,
-        )
-        return (y, state, diagnostics) if return_diagnostics else (y, state)
+        return self._fresh(x.shape[0], start) if state is None else state, start
+
+    def _project(self, x, state: NeuralMemoryState, mask, reset):
+        """q, k, v, gates, and what the next call needs of the inputs: the convolutions' tails and the gates' input."""
+        x = by_sequences(x)
+        q, conv_q = self.query(x, state.conv_q, reset, mask)
+        k, conv_k = self.key(x, state.conv_k, reset, mask)
+        v, conv_v = self.value(x, state.conv_v, reset, mask)
+        gates, gate_input = self._gates(x, state, mask, reset)
+        return q, k, v, gates, (conv_q, conv_k, conv_v, gate_input)
 
     def _run(
         self,
@@ -370,55 +371,31 @@ class NeuralMemory(nnx.Module):
         *,
         aligned: bool,
         freeze: bool = False,
-        return_diagnostics: bool = False,
-    ):
+    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         memory = state.memory._replace(
             **{
                 name: jax.tree.map(lambda leaf: by_heads(leaf, 1), getattr(state.memory, name))
                 for name in ("weights", "momentum", "anchor")
             }
         )
-        state = state._replace(memory=memory)
         x = by_sequences(x)
-        q, conv_q = self.query(x, state.conv_q, reset, mask)
-        k, conv_k = self.key(x, state.conv_k, reset, mask)
-        v, conv_v = self.value(x, state.conv_v, reset, mask)
-        gates, gate_input = self._gates(x, state, mask, reset)
-        rule = self.rule()
-        initial = start if reset is not None else None
-
-        def written():
-            return jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask
-
-        diagnostics = None
-        if return_diagnostics:
-            diagnostics = memory_diagnostics(
-                rule,
-                state.memory,
-                k,
-                v,
-                gates,
-                chunk=self.config.chunk,
-                mask=written(),
-                reset=reset,
-                initial=initial,
-            )
+        q, k, v, gates, tails = self._project(x, state._replace(memory=memory), mask, reset)
         if freeze and reset is None:
-            y = self.read(q, state.memory.weights)
-            memory = skip_tokens(state.memory, x.shape[1], self.config.chunk)
+            y = self.read(q, memory.weights)
+            memory = skip_tokens(memory, x.shape[1], self.config.chunk)
         else:
             y, memory = memory_scan(
-                rule,
-                state.memory,
+                self.rule(),
+                memory,
                 q,
                 k,
                 v,
                 gates,
                 chunk=self.config.chunk,
                 tile=self.config.tile,
-                mask=written(),
+                mask=jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask,
                 reset=reset,
-                initial=initial,
+                initial=start if reset is not None else None,
                 execution=self.config.execution,
                 aligned=aligned,
             )
@@ -427,7 +404,7 @@ class NeuralMemory(nnx.Module):
             y = y * jax.nn.silu(self.output_gate(x))
         if self.output is not None:
             y = self.output(y)
-        return y, NeuralMemoryState(memory, conv_q, conv_k, conv_v, gate_input), diagnostics
+        return y, NeuralMemoryState(memory, *tails)
 
     def _gates(self, x, state, mask, reset) -> tuple[Gates, GateInput]:
         wide = x.astype(self.gate_kernel.dtype)  # gates are computed in float32 at least
