@@ -124,8 +124,8 @@ def solve_unit_lower(
 ) -> Float[Array, "R K"]:
     """The x of (I + L) x = right for a strictly lower triangular L.
 
-    The VJP is two products with it: d right = (I + L)^-T dx, and dL is what
-    -d right x^T has below the diagonal.
+    The VJP is two products with the inverse: d right = (I + L)^-T dx, and dL is what -d right x^T has below the
+    diagonal.
 
     Args:
         strict: L; what it has on and above the diagonal must be zero.
