@@ -25,9 +25,10 @@ from titans_jax.tiles.scan import scan_tiles
 from titans_jax.typing import Array, Heads, TokenFlags
 
 #: Beyond this many tokens the [R, R] matrices of a tile cost more than they save; a kernel also has the state
-#: of a tile to write, and the matrix units' operands to change. With the triangular system of ``anchor="token"``,
-#: whose inverse grows with R^3, smaller tiles are best.
-LARGEST_TILE, LARGEST_FUSED_TILE, LARGEST_SOLVED_TILE = 128, 256, 64
+#: of a tile to write, and the matrix units' operands to change.
+LARGEST_TILE, LARGEST_FUSED_TILE = 128, 256
+#: With the triangular system of ``anchor="token"``, whose inverse grows with R^3, smaller tiles are best.
+LARGEST_SOLVED_TILE, LARGEST_FUSED_SOLVED_TILE = 64, 128
 
 
 def tiled_scan(
@@ -152,9 +153,11 @@ def choose_tile(rule: Rule, chunk: int, execution: str) -> int:
         chunk: tokens that share one anchor.
         execution: of `tiled_scan`.
     """
-    largest = LARGEST_FUSED_TILE if execution == "fused" else LARGEST_TILE
+    fused = execution == "fused"
     if rule.anchor == "token":
-        largest = LARGEST_SOLVED_TILE
+        largest = LARGEST_FUSED_SOLVED_TILE if fused else LARGEST_SOLVED_TILE
+    else:
+        largest = LARGEST_FUSED_TILE if fused else LARGEST_TILE
     if chunk <= largest:
         return chunk
     divisors = [r for r in range(largest // 2, largest + 1) if chunk % r == 0]
