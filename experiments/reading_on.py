@@ -11,6 +11,7 @@ or another variant with as many parameters; all have the same tokens and optimiz
 import dataclasses
 import functools
 import glob
+import itertools
 import json
 import math
 import time
@@ -129,7 +130,7 @@ def _by_position(graph, parameters, bits, text, *, freeze: bool) -> list[float]:
         values, state = read(parameters, tokens, state)
         found.append(np.asarray(values[0]))
     whole = np.concatenate(found)
-    return [float(whole[a:b].mean()) for a, b in zip(POSITIONS[:-1], POSITIONS[1:], strict=True)]
+    return [float(whole[a:b].mean()) for a, b in itertools.pairwise(POSITIONS)]
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
