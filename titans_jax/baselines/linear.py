@@ -17,11 +17,13 @@ from jaxtyping import Float
 
 from titans_jax.baselines.scan import chunk_decays, scaled
 from titans_jax.memory.products import NN, NT, TN, dot
+from titans_jax.registry import registered
 from titans_jax.typing import Array
 
 NORMALISER_EPSILON = 1e-6
 
 
+@registered
 class LinearCarry(NamedTuple):
     """State of a head, and the sum of its keys where reads are normalised."""
 

@@ -20,9 +20,11 @@ from titans_jax.memory.networks import (
 )
 from titans_jax.memory.sequential import TokenState, sequential_scan
 from titans_jax.memory.state import MemoryState
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Float, Heads, PerHead, PyTree, TokenFlags
 
 
+@registered
 class Diagnostics(NamedTuple):
     """One number per token and head of each, ``[B, T, H]``.
 

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from titans_jax.registry import registered
 from titans_jax.typing import Array, PerHead, TokenFlags
 
 Read = Literal["after", "before"]
@@ -31,6 +32,7 @@ Read = Literal["after", "before"]
 LOG_ZERO = -80.0
 
 
+@registered
 class Gates(NamedTuple):
     """Gates per token and head, kept as logarithms where they multiply.
 

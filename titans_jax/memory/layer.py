@@ -27,6 +27,7 @@ from titans_jax.memory.gates import Gates, gates_from_logits
 from titans_jax.memory.networks import MLPNetwork, network_function
 from titans_jax.memory.state import MemoryState, fresh_state, no_momentum, skip_tokens
 from titans_jax.placement import by_heads, by_sequences, heads_only
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
 #: Initial gate biases: alpha = 1.2e-4, eta = 0.5; theta's is the config's. Forgetting must start slower than
@@ -35,6 +36,7 @@ from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 ALPHA_BIAS, ETA_BIAS = -9.0, 0.0
 
 
+@registered
 class GateInput(NamedTuple):
     """What chunk-wise gates need of the past; zero-width where gates are per token.
 
@@ -47,6 +49,7 @@ class GateInput(NamedTuple):
     running: Float[Array, "B D"]
 
 
+@registered
 class NeuralMemoryState(NamedTuple):
     """Streaming state of the layer; every leaf has a leading batch axis."""
 
@@ -227,7 +230,11 @@ class NeuralMemory(nnx.Module):
         Args:
             batch_size: B.
             prefix: persistent tokens.
+
+        Raises:
+            ValueError: if `batch_size` is not a positive integer.
         """
+        batch_size = positive_int("batch_size", batch_size)
         return self._fresh(batch_size, self._start(prefix))
 
     def prefix_outputs(self, prefix: Float[Array, "P D"]) -> Float[Array, "P D"]:
@@ -311,9 +318,9 @@ class NeuralMemory(nnx.Module):
         Raises:
             ValueError: for shapes that do not fit.
         """
-        if x.ndim != 3 or x.shape[1] == 0 or x.shape[-1] != self.dim:
+        if x.ndim != 3 or 0 in x.shape or x.shape[-1] != self.dim:
             raise ValueError(
-                f"x must be [B, T, D] with T >= 1 and D = {self.dim}, got shape {x.shape}"
+                f"x must be [B, T, D] with B >= 1, T >= 1 and D = {self.dim}, got shape {x.shape}"
             )
         check_flags(x.shape[:2], mask=mask, reset=reset)
         if state is not None and state.memory.position.shape != x.shape[:1]:
