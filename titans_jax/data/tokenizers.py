@@ -93,10 +93,14 @@ def encode_after(before: bytes, text: bytes, tokenizer: Tokenizer) -> Int32[np.n
     Raises:
       ValueError: the tokenizer cannot read it.
     """
-    head, whole = tokenizer.encode(before), tokenizer.encode(before + text)
-    if np.array_equal(whole[: len(head)], head):
-        return whole[len(head) :]
-    return tokenizer.encode(text)  # a token would reach over from one to the other
+    for anchor in (
+        before,
+        b"\n",
+    ):  # a token may reach over from one to the other, hardly from another line
+        head, whole = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
+        if np.array_equal(whole[: len(head)], head):
+            return whole[len(head) :]
+    return tokenizer.encode(text)
 
 
 def load_tokenizer(spec: str) -> Tokenizer:
