@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     workdir, path = Path(_WORKDIR.value), Path(_INPUT.value)
     try:
         trained = load_trained(workdir, _TOKENIZER.value)
-        model, size = trained.model, _text_size(path)
+        model, size = trained.model, text_size(path)
         if not size:
             raise ValueError(f"--input={path} is empty")
         if _SAVE.value and not Path(_SAVE.value).absolute().parent.is_dir():
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
         )
 
 
-def _text_size(path: Path) -> int:
+def text_size(path: Path) -> int:
     """Bytes of the text of a file."""
     if path.is_dir():
         raise IsADirectoryError(f"--input={path} is a folder; give one file")

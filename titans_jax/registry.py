@@ -42,16 +42,13 @@ def registered(cls: T) -> T:
     jax.tree_util.register_pytree_with_keys(
         cls, with_keys, lambda _, parts: cls(*parts), lambda node: (tuple(node), None)
     )
-    return export.register_pytree_node_serialization(
+    export.register_pytree_node_serialization(
         cls,
         serialized_name=".".join([*cls.__module__.split(".")[:2], cls.__name__]),
         serialize_auxdata=lambda _: ",".join(cls._fields).encode(),  # type: ignore[attr-defined]
-        deserialize_auxdata=_no_auxdata,
+        deserialize_auxdata=lambda _: None,
     )
-
-
-def _no_auxdata(_: bytes) -> None:
-    return None
+    return cls
 
 
 def path_name(path: tuple[Any, ...], separator: str) -> str:

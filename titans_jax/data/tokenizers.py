@@ -243,8 +243,9 @@ class HuggingFaceTokenizer:
         """The token, or its characters if it is a special one that the text only spells: some models know its name."""
         if self._special.get(token) != span:  # the unknown token may stand for any text
             return [token]
-        ids = [self._tokenizer.token_to_id(character) for character in span]
-        if None in ids:
+        found = (self._tokenizer.token_to_id(character) for character in span)
+        ids = [i for i in found if i is not None]
+        if len(ids) < len(span):
             raise ValueError(
                 f"the text spells {span!r}, which is a special token of this tokenizer, and it has no other ids for it"
             )

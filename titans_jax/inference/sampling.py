@@ -95,10 +95,10 @@ def divide(sampling: Sampling, vocab_size: int) -> tuple[Filters, Numbers]:
     stop_tokens = np.full(stops, -1, np.int32)
     stop_tokens[: len(sampling.stop_tokens)] = sampling.stop_tokens
     numbers = Numbers(
-        np.float64(sampling.temperature),
-        np.int32(sampling.top_k if narrows else 0),
-        np.float64(sampling.top_p),
-        np.float64(sampling.repetition_penalty),
+        np.asarray(sampling.temperature),
+        np.asarray(sampling.top_k if narrows else 0, np.int32),
+        np.asarray(sampling.top_p),
+        np.asarray(sampling.repetition_penalty),
         stop_tokens,
     )
     return filters, numbers

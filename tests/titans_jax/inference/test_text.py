@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 import tokenizers
 from flax import nnx
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.titans_jax.models.tiny_models import tiny_config
@@ -111,6 +111,7 @@ def test_pieces_end_after_a_line_else_before_a_word(tmp_path):
     assert bytes(first.tolist()) == b"0123456789ab"
 
 
+@settings(max_examples=100)
 @given(text=st.binary(max_size=60), mark=st.booleans(), piece=st.integers(1, 20))
 def test_any_bytes_come_through_in_pieces(tmp_path_factory, text, mark, piece):
     assume(not text.startswith(b"\xef\xbb\xbf"))
@@ -121,6 +122,7 @@ def test_any_bytes_come_through_in_pieces(tmp_path_factory, text, mark, piece):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100)
 @given(text=TEXTS, mark=st.booleans(), piece=st.integers(1, 20))
 def test_no_piece_cuts_a_character_or_gains_a_space(
     tokenizer_of, tmp_path_factory, kind, text, mark, piece
@@ -132,6 +134,7 @@ def test_no_piece_cuts_a_character_or_gains_a_space(
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
+@settings(max_examples=100)
 @given(data=st.data())
 def test_streamed_text_is_the_text_of_the_tokens(tokenizer_of, kind, data):
     tokenizer = tokenizer_of[kind]
@@ -140,6 +143,7 @@ def test_streamed_text_is_the_text_of_the_tokens(tokenizer_of, kind, data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100)
 @given(text=TEXTS, cut=st.floats(0, 1))
 def test_a_prompt_and_the_text_after_it_are_one_text(tokenizer_of, kind, text, cut):
     tokenizer = tokenizer_of[kind]
