@@ -10,14 +10,17 @@ learning brings.
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
+from jaxtyping import Int32
 
 from experiments.training.config import parse_flags
 from experiments.training.trained import load_trained
+from titans_jax.data.characters import BYTE_ORDER_MARK
+from titans_jax.data.tokenizers import Tokenizer
 from titans_jax.inference import file_tokens, load_memory, save_memory, score, start_stream
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run whose model reads", required=True)
@@ -43,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     workdir, path = Path(_WORKDIR.value), Path(_INPUT.value)
     try:
         trained = load_trained(workdir, _TOKENIZER.value)
-        model, size = trained.model, path.stat().st_size
+        model, size = trained.model, text_size(path)
         if not size:
             raise ValueError(f"--input={path} is empty")
         if _SAVE.value and not Path(_SAVE.value).absolute().parent.is_dir():
@@ -61,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     options = {"freeze_memory": _FREEZE.value}
     if not _MEMORY.value:
         _, stream = score(model, [trained.tokenizer.start_token], stream, **options)
-    for tokens in file_tokens(path, trained.tokenizer, piece=_PIECE):
+    for tokens in _tokens(path, trained.tokenizer):
         (losses,), stream = score(model, tokens, stream, **options)
         nats += float(np.sum(losses, dtype=np.float64))
         count += losses.size
@@ -77,6 +80,22 @@ def main(argv: Sequence[str]) -> None:
             f"kept in {_SAVE.value}: {Path(_SAVE.value).stat().st_size:,} bytes\n"
             f'  python -m experiments.sample --memory={_SAVE.value} --prompt="..."'
         )
+
+
+def text_size(path: Path) -> int:
+    """Bytes of the text of a file."""
+    if path.is_dir():
+        raise IsADirectoryError(f"--input={path} is a folder; give one file")
+    with path.open("rb") as file:
+        marked = file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK
+    return path.stat().st_size - marked * len(BYTE_ORDER_MARK)
+
+
+def _tokens(path: Path, tokenizer: Tokenizer) -> Iterator[Int32[np.ndarray, "T"]]:
+    try:
+        yield from file_tokens(path, tokenizer, piece=_PIECE)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: --input={path}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
         trained.tokenizer,
         stream,
         _LENGTH.value,
+        prompt=trained.tokenizer.encode(_PROMPT.value.encode()).tolist(),
         sampling=sampling,
         seed=_SEED.value,
         freeze_memory=_FREEZE.value,

@@ -48,7 +48,7 @@ from experiments.training.workdir import open_workdir
 from experiments.training.writers import open_writers, read_records
 from titans_jax import TitansConfig
 from titans_jax.data import Tokenizer, load_tokenizer, lzma_bits_per_byte, order0_bits_per_byte
-from titans_jax.inference import Sampling, generate, prefill
+from titans_jax.inference import Sampling, continuation_text, generate, prefill
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
 _WORKDIR = flags.DEFINE_string(
@@ -310,7 +310,7 @@ def _sample(config: TrainConfig, params: PyTree, tokenizer: Tokenizer) -> str:
     stream = prefill(model, prompt, max_length=len(prompt) + sample.length)
     sampling = Sampling(temperature=sample.temperature, top_k=sample.top_k)
     ids = generate(model, stream, sample.length, sampling, seed=config.seed).tokens[0].tolist()
-    return sample.prompt + tokenizer.decode(ids).decode(errors="replace")
+    return sample.prompt + continuation_text(tokenizer, prompt[1:], ids)
 
 
 def main(argv: Sequence[str]) -> None:

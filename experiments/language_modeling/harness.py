@@ -21,7 +21,7 @@ from experiments.language_modeling.questions import Request
 from experiments.language_modeling.trained import load_model
 from titans_jax import Titans
 from titans_jax.data import Tokenizer
-from titans_jax.inference import GREEDY, Sampling, generate_tokens, prefill, score
+from titans_jax.inference import GREEDY, Sampling, generate_text, prefill, score
 
 #: Tokens that are generated where a request does not say how many; the harness's own default.
 MAX_TOKENS = 256
@@ -86,14 +86,18 @@ class TitansLM(LM):
         most = int(options.get("max_gen_toks", MAX_TOKENS))
         ids = self._encode(context)
         stream = prefill(self.model, ids, max_length=len(ids) + most)
-        tokens: list[int] = []
         text = ""
-        generated = generate_tokens(
-            self.model, stream, most, _sampling(options), burst=min(BURST, most)
+        pieces = generate_text(
+            self.model,
+            self.tokenizer,
+            stream,
+            most,
+            prompt=ids[1:].tolist(),
+            sampling=_sampling(options),
+            burst=min(BURST, most),
         )
-        for column in generated:
-            tokens.append(int(column[0]))
-            text = self.tokenizer.decode(tokens).decode(errors="replace")
+        for piece in pieces:
+            text += piece
             ends = [text.find(stop) for stop in stops if stop and stop in text]
             if ends:
                 return text[: min(ends)]

@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from experiments.language_modeling.questions import Request
 from titans_jax import Titans
 from titans_jax.data import Tokenizer
+from titans_jax.data.tokenizers import encode_after
+from titans_jax.models.token_ids import require_token_ids
 from titans_jax.typing import Array
 
 #: Tokens of a batch, padding included.
@@ -44,15 +46,25 @@ def encode(request: Request, tokenizer: Tokenizer) -> Encoded:
     """Encodes a request as lm-evaluation-harness does.
 
     Spaces at a context's end go to the continuation, and both are encoded as one text, of which the context's tokens
-    are the first: a tokenizer may join what two texts would keep apart.
+    are the first: a tokenizer may join what two texts would keep apart. Where a token would reach over from one to the
+    other, none are the continuation's alone; then each is encoded by itself.
+
+    Raises:
+      ValueError: the continuation has no tokens, and so no probability.
     """
     context = request.context.rstrip()
     continuation = request.context[len(context) :] + request.continuation
     whole = tokenizer.encode((context + continuation).encode())
-    before = len(tokenizer.encode(context.encode())) if context else 0
-    return Encoded(
-        np.concatenate([np.array([tokenizer.start_token], np.int32), whole]), len(whole) - before
-    )
+    before = tokenizer.encode(context.encode()) if context else whole[:0]
+    after = whole[len(before) :]
+    if not (len(after) and np.array_equal(whole[: len(before)], before)):
+        after = encode_after(b"\n", continuation.encode(), tokenizer)
+    if not len(after):
+        raise ValueError(
+            f"continuation must have at least one token, got {request.continuation!r} after {context[-20:]!r}"
+        )
+    start = np.array([tokenizer.start_token], np.int32)
+    return Encoded(np.concatenate([start, before, after]), len(after))
 
 
 def padded_length(length: int) -> int:
@@ -81,6 +93,9 @@ def likelihoods(
 
     Returns:
       What the model finds of each.
+
+    Raises:
+      ValueError: a continuation has no tokens, or an id is outside the model's vocabulary.
     """
     encoded = [encode(request, tokenizer) for request in requests]
     return token_likelihoods(model, encoded, batch_tokens)
@@ -89,7 +104,17 @@ def likelihoods(
 def token_likelihoods(
     model: Titans, encoded: Sequence[Encoded], batch_tokens: int = BATCH_TOKENS
 ) -> list[Likelihood]:
-    """`likelihoods` of requests that are token ids already."""
+    """`likelihoods` of requests that are token ids already.
+
+    Raises:
+      ValueError: one has no token to score, or none before those, or an id is outside the model's vocabulary.
+    """
+    for ids, scored in encoded:
+        if not 0 < scored < len(ids):
+            raise ValueError(
+                f"scored must be from 1 to all ids but the first, {len(ids) - 1}, got {scored}"
+            )
+        require_token_ids("ids", ids[None], model.config.vocab_size)
     graphdef, params = nnx.split(model)
     by_length: dict[int, list[int]] = {}
     for index, one in enumerate(encoded):

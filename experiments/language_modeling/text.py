@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from titans_jax import Titans
 from titans_jax.data import Tokenizer
+from titans_jax.data.characters import character_start
 from titans_jax.models import next_token_loss
 from titans_jax.typing import Array
 
@@ -56,11 +57,11 @@ def cut_off(path: Path, fraction: float) -> tuple[bytes, bytes]:
 
 
 def beginning(path: Path, size: int) -> bytes:
-    """At most so many bytes of a text, up to a line break; 0 for all."""
+    """At most so many bytes of a text, up to a line break, without one up to a character's end; 0 for all."""
     text = path.read_bytes()
     if not size or len(text) <= size:
         return text
-    return text[: text.rfind(b"\n", 0, size) + 1] or text[:size]
+    return text[: text.rfind(b"\n", 0, size) + 1] or text[: character_start(text, size)]
 
 
 class Windows:

@@ -1,6 +1,5 @@
 """A trained model by the folder of its run, or of a trial of a comparison."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from experiments.comparison.trial import CHECKPOINTS
 from experiments.training.checkpoints import restore_params
 from experiments.training.step import split_model
 from experiments.training.trained import load_trained
+from experiments.training.workdir import read_config
 from titans_jax import Titans, TitansConfig
 from titans_jax.data import Tokenizer, load_tokenizer
 from titans_jax.inference.pretrained import config_from_dict
@@ -36,7 +36,7 @@ def load_model(workdir: Path, tokenizer: str | None = None) -> TrainedModel:
       ImportError: the tokenizer's library is missing.
     """
     path = workdir / "config.json"
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    saved = read_config(workdir) if path.exists() else {}
     if not isinstance(saved.get("model"), dict):  # experiments.train writes a flat config
         trained = load_trained(workdir, tokenizer)
         return TrainedModel(trained.model, trained.tokenizer, trained.steps)

@@ -8,6 +8,8 @@ import hashlib
 from mmap import mmap
 from typing import NamedTuple
 
+from titans_jax.data.characters import character_start
+
 _KEYS = 1 << 64
 
 
@@ -36,10 +38,3 @@ def tail_start(text: bytes | mmap, tail: float) -> int:
     """Where the last `tail` of a text begins, between two characters; `len(text)` for 0."""
     start = len(text) - round(len(text) * tail)
     return character_start(text, start) if 0 < start < len(text) else start
-
-
-def character_start(text: bytes | mmap, position: int) -> int:
-    """Moves `position` back to where a character starts; bytes that are no UTF-8 are cut where they are."""
-    # A character has at most three bytes after its first.
-    back = (n for n in range(min(position, 3) + 1) if text[position - n] & 0xC0 != 0x80)
-    return position - next(back, 0)

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from experiments.prepare.held_out import Rule, character_start, document_key, tail_start
+from experiments.prepare.held_out import Rule, document_key, tail_start
 from experiments.prepare.inputs import InputFile, RawDocument, describe, read_part
 from experiments.prepare.plan import Plan, write_whole
+from titans_jax.data.characters import character_start
 from titans_jax.data.shards import Shard, ShardInfo, ShardWriter, shard_files
 from titans_jax.data.tokenizers import Tokenizer
 

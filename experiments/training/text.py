@@ -16,6 +16,7 @@ import grain
 
 from experiments.training.config import TrainConfig
 from titans_jax.config import TitansConfig
+from titans_jax.data.characters import character_start
 from titans_jax.data.pipeline import TokenDocuments, make_mixture, make_pipeline
 from titans_jax.data.prepared import Prepared, PreparedTokens, is_prepared, open_prepared
 from titans_jax.data.sources import Document, read_documents, split_documents
@@ -212,9 +213,7 @@ def _shortened(documents: Sequence[Document], limit: int) -> list[Document]:
         text = document.text[:limit]
         limit -= len(text)
         if len(text) < len(document.text):
-            # Where bytes are no UTF-8 there may be no such place among the last four.
-            end = next((n for n in range(4) if document.text[len(text) - n] & 0xC0 != 0x80), 0)
-            text = text[: len(text) - end]
+            text = text[: character_start(document.text, len(text))]
         if text:
             kept.append(document._replace(text=text))
     return kept

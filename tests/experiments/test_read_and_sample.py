@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
+from experiments import read
 from experiments.train import execute, prepare
 from experiments.training.trained import load_trained
 from tests.experiments.test_command_line import command
 from tests.experiments.tiny_run import tiny_config
-from titans_jax.inference import load_memory
+from titans_jax import Titans, TitansConfig
+from titans_jax.inference import load_memory, save_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +28,33 @@ def test_a_workdir_is_named_as_a_shell_would(workdir, monkeypatch):
     assert load_trained(Path(workdir.name)).steps == 1
 
 
+def test_a_folder_in_the_hugging_face_layout_is_no_run(tmp_path):
+    model = Titans(TitansConfig(variant="lmm", dim=8, num_layers=1), rngs=nnx.Rngs(0))
+    save_pretrained(model, tmp_path)
+    with pytest.raises(ValueError, match=r"config\.json is a model's in the Hugging Face layout"):
+        load_trained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model.dim": 8, "speed": 3}')
+    with pytest.raises(ValueError, match=r"config\.json is not the config of a run .*speed"):
+        load_trained(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_what_is_read(tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_bytes(b"\xef\xbb\xbfIt was")
+    assert read.text_size(book) == 6
+    book.write_bytes(b"It was")
+    assert read.text_size(book) == 6
+
+
 @pytest.mark.slow
 def test_a_text_is_read_once_and_questioned_later(workdir, tmp_path):
     book, memory = tmp_path / "book.txt", tmp_path / "book.safetensors"
     book.write_bytes(b"It was the best of times.\n" * 20)
-    read = command(
+    reading = command(
         "experiments.read", f"--workdir={workdir}", f"--input={book}", f"--save_memory={memory}"
     )
-    assert read.returncode == 0, read.stderr
-    assert re.search(r"\d\.\d{4} bits per byte of 520 bytes", read.stdout)
+    assert reading.returncode == 0, reading.stderr
+    assert re.search(r"\d\.\d{4} bits per byte of 520 bytes", reading.stdout)
     trained = load_trained(workdir)
     stream = load_memory(memory, trained.model)
     assert int(stream.length[0]) == 521
@@ -54,6 +75,7 @@ def test_a_text_is_read_once_and_questioned_later(workdir, tmp_path):
         (["experiments.sample", "--workdir=RUN", "--top_p=2"], "top_p must be above 0"),
         (["experiments.sample", "--workdir=RUN", "--stop=é"], "characters of one token each"),
         (["experiments.read", "--workdir=RUN", "--input=none"], "none"),
+        (["experiments.read", "--workdir=RUN", "--input=RUN"], "is a folder; give one file"),
     ],
 )
 @pytest.mark.slow

@@ -16,12 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from titans_jax.baselines.scan import chunk_decays
+from titans_jax.registry import registered
 from titans_jax.tiles.matrices import NN, NT, TN, dot, scaled
 from titans_jax.typing import Array
 
 NORMALISER_EPSILON = 1e-6
 
 
+@registered
 class LinearCarry(NamedTuple):
     """State of a head, and the sum of its keys where reads are normalised."""
 

@@ -14,9 +14,11 @@ from titans_jax.layers.convolution import CausalConv
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.placement import by_heads
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Heads, PerHead, TokenFlags
 
 
+@registered
 class RecurrentState(NamedTuple):
     """Streaming state of a layer.
 

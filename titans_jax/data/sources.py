@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from titans_jax.data.characters import BYTE_ORDER_MARK
+
 STANDARD_LIBRARY = "stdlib"
 
 # Parts of the standard library that some distributions leave out or patch, so that one Python version means one
@@ -78,7 +80,8 @@ def read_documents(path: str | os.PathLike[str] | bytes) -> list[Document]:
           (see `standard_library`). A file of that name is `./stdlib`.
 
     Returns:
-      Non-empty documents, sorted by name; the same files give the same list on every machine.
+      Non-empty documents, sorted by name, without the byte order marks of files; the same files give the same list on
+      every machine.
 
     Raises:
       FileNotFoundError: nothing is at `path`.
@@ -96,7 +99,7 @@ def read_documents(path: str | os.PathLike[str] | bytes) -> list[Document]:
     if name == STANDARD_LIBRARY:
         return standard_library()
     if os.path.isfile(name):
-        text = Path(name).read_bytes()
+        text = _read(Path(name))
         if not text:
             raise ValueError(f"data path {name!r} is an empty file; give a file that holds text")
         return [Document(os.path.basename(name), text)]
@@ -204,11 +207,15 @@ def _named_files(paths: Iterable[Path], root: Path) -> list[SourceFile]:
 
 
 def _read_files(files: Sequence[SourceFile], described: str) -> list[Document]:
-    documents = [Document(file.name, file.path.read_bytes()) for file in files]
+    documents = [Document(file.name, _read(file.path)) for file in files]
     documents = [document for document in documents if document.text]
     if not documents:
         raise ValueError(f"data path: {described} holds no non-empty file; give one that does")
     return documents
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes().removeprefix(BYTE_ORDER_MARK)
 
 
 def _glob_root(pattern: str) -> Path:

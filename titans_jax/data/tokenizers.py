@@ -82,6 +82,27 @@ def tokenize(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenizedTe
     )
 
 
+def encode_after(before: bytes, text: bytes, tokenizer: Tokenizer) -> Int32[np.ndarray, " T"]:
+    """Token ids of a text that goes on another, without the space that some tokenizers put before all they are given.
+
+    Args:
+      before: the end of the other text, such as its last character.
+      text: what follows.
+      tokenizer: what encodes it.
+
+    Raises:
+      ValueError: the tokenizer cannot read it.
+    """
+    for anchor in (
+        before,
+        b"\n",
+    ):  # a token may reach over from one to the other, hardly from another line
+        head, whole = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
+        if np.array_equal(whole[: len(head)], head):
+            return whole[len(head) :]
+    return tokenizer.encode(text)
+
+
 def load_tokenizer(spec: str) -> Tokenizer:
     """Loads a tokenizer by name or path.
 
@@ -180,6 +201,8 @@ class HuggingFaceTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
         except ValueError as error:
             raise _damaged(json_path, "Hugging Face tokenizers file", error) from error
+        # Text that spells a special token is text: no document may hold the token that starts documents.
+        self._tokenizer.encode_special_tokens = True
         # A file may ask for both, which would cut documents or fill them up.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -187,6 +210,8 @@ class HuggingFaceTokenizer:
         if not ids:
             raise _damaged(json_path, "Hugging Face tokenizers file", ValueError("no vocabulary"))
         self._vocab_size = max(ids) + 1
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        self._special = {token: one.content for token, one in added if one.special}
         self._fingerprint = hashlib.sha256(b"tokenizers" + data).hexdigest()
 
     @property
@@ -202,7 +227,29 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: bytes) -> Int32[np.ndarray, " T"]:
         """Token ids of UTF-8 text."""
-        return np.array(self._tokenizer.encode(_utf8(text), add_special_tokens=False).ids, np.int32)
+        characters = _utf8(text)
+        encoding = self._tokenizer.encode(characters, add_special_tokens=False)
+        ids = encoding.ids
+        if not self._special.keys().isdisjoint(ids):
+            spans = (characters[start:end] for start, end in encoding.offsets)
+            ids = [
+                i
+                for token, span in zip(ids, spans, strict=True)
+                for i in self._as_text(token, span)
+            ]
+        return np.array(ids, np.int32)
+
+    def _as_text(self, token: int, span: str) -> list[int]:
+        """The token, or its characters if it is a special one that the text only spells: some models know its name."""
+        if self._special.get(token) != span:  # the unknown token may stand for any text
+            return [token]
+        found = (self._tokenizer.token_to_id(character) for character in span)
+        ids = [i for i in found if i is not None]
+        if len(ids) < len(span):
+            raise ValueError(
+                f"the text spells {span!r}, which is a special token of this tokenizer, and it has no other ids for it"
+            )
+        return ids
 
     def decode(self, ids: Iterable[int]) -> bytes:
         """UTF-8 text of token ids, special tokens included."""

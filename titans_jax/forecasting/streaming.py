@@ -20,6 +20,7 @@ from flax import nnx
 from titans_jax.fields import require
 from titans_jax.forecasting.training import Errors
 from titans_jax.models.forecaster import Forecaster
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Float, Int, PyTree
 
 #: "learning": over the whole stream. "window": in the look-back alone, as in the protocol. "frozen": not at all.
@@ -27,6 +28,7 @@ from titans_jax.typing import Array, Float, Int, PyTree
 OnlineMode = Literal["learning", "stopped", "window", "frozen"]
 
 
+@registered
 class Stream(NamedTuple):
     """All that the next row needs of those before it.
 

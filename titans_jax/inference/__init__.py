@@ -10,13 +10,14 @@ from titans_jax.inference.memory_file import load_memory, memory_source, save_me
 from titans_jax.inference.pretrained import from_pretrained, save_pretrained
 from titans_jax.inference.sampling import GREEDY, Sampling
 from titans_jax.inference.stream import Stream, prefill, reset_memory, score, start_stream
-from titans_jax.inference.text import file_tokens, generate_text
+from titans_jax.inference.text import continuation_text, file_tokens, generate_text
 
 __all__ = [
     "GREEDY",
     "Generated",
     "Sampling",
     "Stream",
+    "continuation_text",
     "file_tokens",
     "from_pretrained",
     "generate",

@@ -1,7 +1,8 @@
 """Generation in one compiled loop over a donated stream: its cost per token is the same wherever it stands.
 
 The loop feeds every token it chooses, so the stream that comes back is after the last of them and can be read into or
-generated from again. The number of tokens is not compiled in; only the buffer's size is, a power of two.
+generated from again. Compiled in are the buffer's size, a power of two, and which filters run; the number of tokens,
+the temperature and all other numbers of a `Sampling` are arguments.
 
 Draw number n of a sequence depends on its seed and n alone, not on the batch or on how many tokens a call makes.
 """
@@ -19,8 +20,8 @@ from flax import nnx
 from jaxtyping import Int
 
 from titans_jax.fields import positive_int, random_seed, require
-from titans_jax.inference.sampling import Sampling, choose
-from titans_jax.inference.stream import Stream, beside, select
+from titans_jax.inference.sampling import Filters, Numbers, Sampling, choose, divide
+from titans_jax.inference.stream import Stream, beside, require_unused, select
 from titans_jax.layers.cached_attention import decoding_state, stream_state
 from titans_jax.models.language_model import Titans
 from titans_jax.typing import Array, Flags
@@ -58,10 +59,11 @@ def generate(
 
     Args:
         model: the language model.
-        stream: after at least one token; used up.
+        stream: after at least one token; used up: give `stream.copy()` to keep it.
         num_tokens: at most this many for each sequence.
         sampling: None for `Sampling()`.
-        seed: one per sequence; a single one stands for seed, seed + 1, ...
+        seed: one per sequence; a single one stands for seed, seed + 1, ... Integers of Python or NumPy, each in
+            [0, 2**32); of a larger number, such as a time, take the remainder.
         freeze_memory: read without learning.
 
     Returns:
@@ -115,6 +117,7 @@ class _Decoder:
     """Model, seeds and options of one generation, checked."""
 
     def __init__(self, model, stream, sampling, seed, freeze_memory):
+        require_unused(stream)
         vocabulary = model.config.vocab_size
         for token in sampling.stop_tokens:
             require(token < vocabulary, "stop_tokens", token, f"below vocab_size = {vocabulary}")
@@ -124,10 +127,8 @@ class _Decoder:
                 f"stream must hold at least one token of every sequence, got lengths {lengths.tolist()}: "
                 "prefill it, with a document's start token if with nothing else"
             )
-        if np.ndim(seed) == 0:
-            seeds = [random_seed("seed", seed) + i for i in range(lengths.size)]
-        else:
-            seeds = list(seed)
+        one = np.ndim(seed) == 0
+        seeds = [random_seed("seed", seed) + i for i in range(lengths.size)] if one else list(seed)
         if len(seeds) != lengths.size:
             raise ValueError(
                 f"seed must be one number or {lengths.size}, one per sequence, got {len(seeds)}"
@@ -135,7 +136,8 @@ class _Decoder:
         self.graphdef, self.params = nnx.split(model)
         seeds = [random_seed("seed", each) for each in seeds]
         self.keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
-        self.options = {"sampling": sampling, "freeze_memory": freeze_memory}
+        filters, self.numbers = divide(sampling, vocabulary)
+        self.options = {"filters": filters, "freeze_memory": freeze_memory}
 
     def __call__(
         self, stream: Stream, start: int, count: int, done: np.ndarray
@@ -145,6 +147,7 @@ class _Decoder:
             self.params,
             beside(self.params, stream),
             self.keys,
+            self.numbers,
             np.int32(start),
             np.int32(count),
             done,
@@ -156,7 +159,7 @@ class _Decoder:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("graphdef", "buffer", "sampling", "freeze_memory"),
+    static_argnames=("graphdef", "buffer", "filters", "freeze_memory"),
     donate_argnames="stream",
 )
 def _generate(
@@ -164,18 +167,18 @@ def _generate(
     params: Any,
     stream: Stream,
     keys: Array,
+    numbers: Numbers,
     start: Array,
     count: Array,
     done: Array,
     *,
     buffer: int,
-    sampling: Sampling,
+    filters: Filters,
     freeze_memory: bool,
 ) -> tuple[Stream, Array, Array]:
     """At most `count` tokens, of which the first is draw number `start`."""
     model = nnx.merge(graphdef, params)
     batch = done.shape[0]
-    stops = jnp.asarray(sampling.stop_tokens, jnp.int32)
 
     def goes_on(loop):
         i, _, _, done = loop
@@ -186,13 +189,13 @@ def _generate(
     def one_token(loop):
         i, stream, tokens, done = loop
         draws = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, start + i)
-        token = choose(stream.logits, stream.seen, draws, sampling)
+        token = choose(stream.logits, stream.seen, draws, filters, numbers)
         after = decoder(stream, token)
-        if sampling.stop_tokens and batch > 1:  # a single sequence ends the loop when it is done
+        if filters.stops and batch > 1:  # a single sequence ends the loop when it is done
             after = decoder.select(~done, after, stream)
         tokens = tokens.at[:, i].set(jnp.where(done, NO_TOKEN, token))
-        if sampling.stop_tokens:
-            done = done | jnp.isin(token, stops)
+        if filters.stops:
+            done = done | jnp.isin(token, numbers.stop_tokens)
         return i + 1, after, tokens, done
 
     tokens = jnp.full((batch, buffer), NO_TOKEN, jnp.int32)

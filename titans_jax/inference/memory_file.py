@@ -28,7 +28,7 @@ from titans_jax.inference.pretrained import (
     replacing,
     write_tensors,
 )
-from titans_jax.inference.stream import Stream, start_stream
+from titans_jax.inference.stream import Stream, require_unused, start_stream
 from titans_jax.models.language_model import Titans
 
 FORMAT = "titans-jax memory 1"
@@ -51,6 +51,7 @@ def save_memory(
     """
     if not isinstance(stream, Stream):
         raise ValueError(f"stream must be a Stream, got {type(stream).__name__}")
+    require_unused(stream)
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}, the folder for {path.name}, does not exist")
@@ -103,9 +104,6 @@ def load_memory(path: str | os.PathLike, model: Titans) -> Stream:
     """
     path = Path(path)
     tensors, metadata = _read(path)
-    for name in ("sha256", "fingerprint", "config", "batch_size"):
-        if name not in metadata:
-            raise ValueError(f"{path} is not a whole memory file: its metadata have no {name!r}")
     _require_same_model(path, metadata, model)
     batch_size = metadata["batch_size"]
     if not (batch_size.isdecimal() and int(batch_size) > 0):
@@ -125,6 +123,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise ValueError(
             f"{path} is not a memory file: its format is {metadata.get('format')!r}, must be {FORMAT!r}"
         )
+    for name in ("sha256", "fingerprint", "config", "batch_size"):
+        if name not in metadata:
+            raise ValueError(f"{path} is not a whole memory file: its metadata have no {name!r}")
     return tensors, metadata
 
 

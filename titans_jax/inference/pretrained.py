@@ -10,8 +10,9 @@ Tensors are the parameters under the path of their attributes, joined with ".", 
 pass `max_shard_bytes`, in `model-00001-of-0000N.safetensors` with `model.safetensors.index.json` saying which
 tensor is where.
 
-safetensors has no checksum; files written here carry a SHA-256 of their contents as metadata, and a file whose
-contents have another is refused. Files without one, from other programs, are taken as they are.
+Neither JSON nor safetensors has a checksum; files written here carry a SHA-256 of their contents ("sha256", in the
+metadata of safetensors), and a file whose contents have another is refused. Files without one, from other programs, are
+taken as they are; so is a config.json that was edited by hand, once its "sha256" is deleted.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from safetensors.numpy import save_file
 from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig
 from titans_jax.fields import positive_int
 from titans_jax.models.language_model import Titans
+from titans_jax.registry import path_name
 from titans_jax.typing import Array, PyTree
 
 CONFIG_FILE = "config.json"
@@ -49,7 +51,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 _SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _MODEL_TYPE = "titans"
-_BESIDE_CONFIG = ("model_type", "architectures", "titans_jax_version")
+_BESIDE_CONFIG = ("model_type", "architectures", "titans_jax_version", "sha256")
 _NESTED = {"memory": MemoryConfig, "recurrence": RecurrenceConfig}
 _NAMES_SHOWN = 5
 
@@ -77,6 +79,7 @@ def save_pretrained(
         "titans_jax_version": library_version(),
         **config_to_dict(model.config),
     }
+    config["sha256"] = content_hash({}, config)
     parameters = named_parameters(model)
     shards = _shards(parameters, max_shard_bytes)
     contents = {name: {key: parameters[key] for key in keys} for name, keys in shards.items()}
@@ -120,7 +123,9 @@ def from_pretrained(folder: str | os.PathLike) -> Titans:
             f"{folder} is not a folder; from_pretrained reads local folders only"
         )
     config_file = folder / CONFIG_FILE
-    config = config_from_dict(_read_json(config_file), str(config_file))
+    values = _read_json(config_file)
+    _require_as_written(values, config_file)
+    config = config_from_dict(values, str(config_file))
     graph, state = nnx.split(nnx.eval_shape(lambda: Titans(config, rngs=nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(state)
     wanted = named_leaves(shapes, ".")
@@ -211,8 +216,7 @@ def named_parameters(model: nnx.Module) -> dict[str, Array]:
 def named_leaves(tree: PyTree, separator: str) -> dict[str, Any]:
     """A tree's leaves by their paths, in the tree's order."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator=separator): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        path_name(path, separator): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
@@ -245,8 +249,8 @@ def mismatches(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return "; ".join(problems)
 
 
-def content_hash(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of metadata and of every tensor's name, dtype, shape and bytes, in hexadecimal."""
+def content_hash(tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of metadata, any JSON values, and of every tensor's name, dtype, shape and bytes, in hexadecimal."""
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):
         array = np.asarray(tensors[name], order="C")
@@ -301,7 +305,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"{path} is not a safetensors file, or it is damaged or cut short: {error}"
         ) from error
     rest = {name: text for name, text in metadata.items() if name != "sha256"}
-    if "sha256" in metadata and metadata["sha256"] != content_hash(tensors, rest):
+    ours = "sha256" in metadata or "titans_jax_version" in metadata
+    if ours and metadata.get("sha256") != content_hash(tensors, rest):
         raise ValueError(
             f"{path} is damaged: its contents are not those whose SHA-256 it carries; restore it from a copy"
         )
@@ -322,7 +327,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
     try:
         yield temporary
         for source in temporary:  # on the disk before any of them is known by its name
-            with source.open("rb") as file:
+            with source.open("rb+") as file:  # Windows syncs only what may be written
                 os.fsync(file.fileno())
         for source, path in zip(temporary, paths, strict=True):
             os.replace(source, path)
@@ -427,6 +432,16 @@ def _widened(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The array in a float type that holds all of its own values, if it is of floats at all."""
     exact = jnp.issubdtype(array.dtype, jnp.floating) and np.can_cast(array.dtype, dtype, "safe")
     return array.astype(dtype, copy=False) if exact else array
+
+
+def _require_as_written(config: Any, path: Path) -> None:
+    if not isinstance(config, dict) or "sha256" not in config:
+        return
+    rest = {name: value for name, value in config.items() if name != "sha256"}
+    if config["sha256"] != content_hash({}, rest):
+        raise ValueError(
+            f"{path} is not what was written: it is damaged, or was edited; delete its sha256 to have it read as it is"
+        )
 
 
 def _read_json(path: Path) -> Any:

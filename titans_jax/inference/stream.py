@@ -21,10 +21,12 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from titans_jax.config import TitansConfig
-from titans_jax.fields import positive_int, require
+from titans_jax.fields import optional, positive_int, require
 from titans_jax.memory.state import MemoryState
 from titans_jax.models.language_model import Titans
 from titans_jax.models.mac import MACState
+from titans_jax.models.token_ids import require_in_vocabulary
+from titans_jax.registry import registered
 from titans_jax.typing import Array
 
 #: Tokens of a block by default, before rounding up to whole chunks: enough to fill the matrix units, little to hold.
@@ -36,8 +38,12 @@ LADDER = 8
 Tokens = Any
 
 
+@registered
 class Stream(NamedTuple):
-    """What is kept of ``B`` sequences. Functions that take a stream use it up: go on with what they return.
+    """What is kept of ``B`` sequences.
+
+    Functions that take a stream use it up, for they write into its memory: go on with what they return. Where one
+    stream is the start of several, as of several answers to one book, give each of them a `copy`.
 
     Attributes:
         state: the model's state; its leaves start with the axes [L B].
@@ -51,6 +57,25 @@ class Stream(NamedTuple):
     seen: Bool[Array, "B V"]
     length: Int[Array, "B"]
 
+    def copy(self) -> Stream:
+        """A stream of its own with the same contents, at the cost of its memory.
+
+        Raises:
+            ValueError: the stream is used up.
+        """
+        require_unused(self)
+        return jax.tree.map(jnp.copy, self)
+
+
+def require_unused(stream: Stream) -> None:
+    """Raises a ValueError if a stream was given to a function that used it up."""
+    used = (isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(stream))
+    if any(used):
+        raise ValueError(
+            "stream is used up by the call that it was given to: go on with the stream which that returned, or "
+            "give it stream.copy() to use this one again"
+        )
+
 
 def start_stream(model: Titans, batch_size: int = 1, max_length: int | None = None) -> Stream:
     """The stream before the first token.
@@ -63,6 +88,8 @@ def start_stream(model: Titans, batch_size: int = 1, max_length: int | None = No
     Raises:
         ValueError: as `Titans.init_state`.
     """
+    batch_size = positive_int("batch_size", batch_size)
+    max_length = optional(positive_int)("max_length", max_length)
     graphdef, params = nnx.split(model)
     return _start(graphdef, params, batch_size, max_length)
 
@@ -97,7 +124,7 @@ def prefill(
         model: the language model.
         tokens: one sequence of ids; an iterator of ids or of pieces of them, of any length; or a list of
             such sequences, one per sequence of the batch, which may differ in length.
-        stream: after the tokens before these; None starts one.
+        stream: after the tokens before these, used up; None starts one.
         freeze_memory: read without learning (`Titans.__call__`).
         block: tokens read at once; None: about `BLOCK`.
         max_length: of a stream started here; only full attention needs it.
@@ -162,6 +189,7 @@ def reset_memory(model: Titans, stream: Stream) -> Stream:
     Raises:
         ValueError: the model has no memory, or a sequence is not at such a place.
     """
+    require_unused(stream)
     require(
         model.config.variant != "transformer", "variant", model.config.variant, "one with a memory"
     )
@@ -195,7 +223,12 @@ def block_sizes(config: TitansConfig, block: int | None = None) -> list[int]:
 
 
 def beside(params: Any, stream: Stream) -> Stream:
-    """The stream on the parameters' device: what comes from a file is tied to none, and would compile again."""
+    """The stream on the parameters' device: what comes from a file is tied to none, and would compile again.
+
+    Raises:
+        ValueError: the stream is used up.
+    """
+    require_unused(stream)
     leaf = jax.tree.leaves(params)[0]
     return jax.device_put(stream, leaf.sharding) if leaf.committed else stream
 
@@ -278,6 +311,7 @@ class _Reader:
                 f"max_length must be None where a stream is given, got {max_length!r}: a stream's "
                 "length is set when it starts"
             )
+        require_unused(stream)
         if stream.length.shape != (len(self.sources),):
             raise ValueError(
                 f"tokens must hold one sequence for each of the stream's {stream.length.size}, "
@@ -352,12 +386,7 @@ class _Source:
         """The next `size` tokens."""
         block = self._buffer[self._start : self._start + size]
         self._start += size
-        least, most = block.min(), block.max()
-        if least < 0 or most >= self._vocab_size:
-            wrong = least if least < 0 else most
-            raise ValueError(
-                f"tokens must lie in [0, {self._vocab_size}), the model's vocabulary, got {wrong}"
-            )
+        require_in_vocabulary("tokens", block, self._vocab_size)
         return block
 
     @staticmethod
@@ -378,12 +407,21 @@ def _join(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int32), *parts])
 
 
+def _is_scalar(entry: Any) -> bool:
+    return isinstance(entry, int | float | np.generic) or (
+        isinstance(entry, np.ndarray | jax.Array) and entry.ndim == 0
+    )
+
+
 def _sequences(tokens: Tokens) -> Iterable[Any]:
     """One entry per sequence of the batch."""
     if isinstance(tokens, np.ndarray | jax.Array):
-        return [tokens] if tokens.ndim < 2 else list(np.asarray(tokens))
+        if tokens.ndim < 2:
+            return [tokens]
+        require(len(tokens) > 0, "tokens", tokens.shape, "at least one sequence, of shape [B, T]")
+        return list(np.asarray(tokens))
     if isinstance(tokens, Sequence) and not isinstance(tokens, bytes | str):
-        nested = [not isinstance(entry, int | np.integer) for entry in tokens]
+        nested = [not _is_scalar(entry) for entry in tokens]
         if any(nested) and not all(nested):
             raise ValueError("tokens must be ids or sequences of ids, got both in one list")
         return list(tokens) if any(nested) else [tokens]

@@ -25,12 +25,14 @@ import jax.numpy as jnp
 from titans_jax.layers import attention_gpu, attention_tpu
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.layers.rotary import rotate
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Bool, Float, Int
 
 # Finite, so that a query that sees no key (padding) stays finite in value and gradient.
 HIDDEN_SCORE = -1e30
 
 
+@registered
 class WindowState(NamedTuple):
     """The last W tokens of a stream, oldest first. Keys are not rotated."""
 
@@ -39,6 +41,7 @@ class WindowState(NamedTuple):
     visible: Bool[Array, "B W"]  # False before the stream or the document began, and at padding
 
 
+@registered
 class FullState(NamedTuple):
     """All tokens of a stream in a cache of fixed size. Keys are rotated by their index in it.
 
@@ -51,6 +54,7 @@ class FullState(NamedTuple):
     length: Int[Array, "B"]
 
 
+@registered
 class SegmentCache(NamedTuple):
     """A running segment of MAC, C slots of what was recalled and C of its tokens. Keys are rotated by their slot."""
 

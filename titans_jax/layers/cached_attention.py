@@ -19,9 +19,11 @@ import jax.numpy as jnp
 from titans_jax.layers.attention import HIDDEN_SCORE, FullState, SegmentCache, WindowState
 from titans_jax.layers.norms import statistics_dtype
 from titans_jax.layers.rotary import rotate
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Bool, Float, Int
 
 
+@registered
 class Cache(NamedTuple):
     """Keys, rotated, and values, head by head of each sequence: N = B x H."""
 
@@ -30,6 +32,7 @@ class Cache(NamedTuple):
     visible: Bool[Array, "B S"]
 
 
+@registered
 class RingState(NamedTuple):
     """`WindowState` while tokens are generated."""
 
@@ -38,6 +41,7 @@ class RingState(NamedTuple):
     slot: Int[Array, "B"]  # of the next token: the oldest one's
 
 
+@registered
 class FullCache(NamedTuple):
     """`FullState` while tokens are generated."""
 

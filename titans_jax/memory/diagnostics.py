@@ -15,9 +15,11 @@ from titans_jax.memory.executions.sequential import token_by_token
 from titans_jax.memory.gates import Gates
 from titans_jax.memory.rule import Rule, surprise
 from titans_jax.memory.state import MemoryState
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Heads, PerHead, PyTree, TokenFlags
 
 
+@registered
 class Diagnostics(NamedTuple):
     """One number per token and head of each, ``[B, T, H]``.
 

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from titans_jax.memory.rule import Read
+from titans_jax.registry import registered
 from titans_jax.tiles.matrices import column, last, places
 from titans_jax.typing import Array, PerHead, TokenFlags
 
@@ -34,6 +35,7 @@ from titans_jax.typing import Array, PerHead, TokenFlags
 LOG_ZERO = -80.0
 
 
+@registered
 class Gates(NamedTuple):
     """Gates per token and head, kept as logarithms where they multiply.
 

@@ -28,6 +28,7 @@ from titans_jax.memory.networks import MLPNetwork
 from titans_jax.memory.rule import Rule
 from titans_jax.memory.state import MemoryState, fresh_state, no_momentum, skip_tokens
 from titans_jax.placement import by_heads, by_sequences, heads_only
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
 #: Initial bias of eta's logit; those of alpha and theta are the config's.
@@ -37,6 +38,7 @@ ETA_BIAS = 0.0
 SILU_DEVIATION = 0.597
 
 
+@registered
 class GateInput(NamedTuple):
     """What chunk-wise gates need of the past; zero-width where gates are per token.
 
@@ -49,6 +51,7 @@ class GateInput(NamedTuple):
     running: Float[Array, "B D"]
 
 
+@registered
 class NeuralMemoryState(NamedTuple):
     """Streaming state of the layer; every leaf has a leading batch axis."""
 
@@ -240,7 +243,11 @@ class NeuralMemory(nnx.Module):
         Args:
             batch_size: B.
             prefix: persistent tokens.
+
+        Raises:
+            ValueError: if `batch_size` is not a positive integer.
         """
+        batch_size = positive_int("batch_size", batch_size)
         return self._fresh(batch_size, self._start(prefix))
 
     def prefix_outputs(self, prefix: Float[Array, "P D"]) -> Float[Array, "P D"]:
@@ -339,9 +346,9 @@ class NeuralMemory(nnx.Module):
 
     def _before(self, x, state, mask, reset, prefix) -> tuple[NeuralMemoryState, Carry | None]:
         """The state before a call's tokens, and M and S at a document's start; refuses what does not fit."""
-        if x.ndim != 3 or x.shape[1] == 0 or x.shape[-1] != self.dim:
+        if x.ndim != 3 or 0 in x.shape or x.shape[-1] != self.dim:
             raise ValueError(
-                f"x must be [B, T, D] with T >= 1 and D = {self.dim}, got shape {x.shape}"
+                f"x must be [B, T, D] with B >= 1, T >= 1 and D = {self.dim}, got shape {x.shape}"
             )
         check_flags(x.shape[:2], mask=mask, reset=reset)
         if state is not None and state.memory.position.shape != x.shape[:1]:

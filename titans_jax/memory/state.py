@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
+from titans_jax.registry import registered
 from titans_jax.typing import Array, PyTree
 
 
+@registered
 class MemoryState(NamedTuple):
     """Fast weights of ``B`` sequences with ``H`` memories each.
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from titans_jax.config import TitansConfig
+from titans_jax.fields import optional, positive_int
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, statistics_dtype
 from titans_jax.models.block import Block
+from titans_jax.models.token_ids import require_token_ids
 from titans_jax.placement import by_sequences, gathered
 from titans_jax.typing import NO_FLAGS, Array, Bool, Flags, Float, Int
 
@@ -59,9 +61,8 @@ class Titans(nnx.Module):
         Raises:
             ValueError: if `batch_size` or `max_length` is not positive, or full attention has no `max_length`.
         """
-        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        batch_size = positive_int("batch_size", batch_size)
+        max_length = optional(positive_int)("max_length", max_length)
         graph, parameters = nnx.split(self.layers)
 
         def layer_state(layer: Any) -> Any:
@@ -82,7 +83,8 @@ class Titans(nnx.Module):
         """Predicts the token after every token.
 
         Args:
-            tokens: token ids; an id outside the vocabulary gives NaN.
+            tokens: token ids, B and T at least 1. One outside the vocabulary is refused where its value is known;
+                inside a compiled function, where it is not, it gives NaN.
             state: state after the tokens before these, from `init_state` or an earlier call; None at the
                 start of a stream, which is the fast path for training.
             mask: False where a token is padding: it changes nothing but keeps its place in the chunk.
@@ -95,7 +97,7 @@ class Titans(nnx.Module):
             Logits, in float32 at least, and the state after these tokens.
 
         Raises:
-            ValueError: if an argument's shape or dtype does not fit.
+            ValueError: if an argument's shape or dtype does not fit, or an id is outside the vocabulary.
         """
         flags = Flags(mask, reset, freeze_memory, aligned)
         x, state = self.residual_stream(tokens, state, flags)
@@ -147,7 +149,8 @@ class Titans(nnx.Module):
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The residual stream before the first block."""
         table = gathered(self.embedding[...], self.config.activation_dtype)
-        rows = jnp.take(table, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        # An id below 0 is no more in the vocabulary than one beyond its end.
+        rows = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return by_sequences(rows.astype(self.config.activation_dtype))
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -166,10 +169,7 @@ class Titans(nnx.Module):
             raise ValueError(
                 f"freeze_memory must be False for a {self.config.variant}, which has no memory"
             )
-        if tokens.ndim != 2 or 0 in tokens.shape:
-            raise ValueError(f"tokens must have shape [batch, length], got {tokens.shape}")
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(f"tokens must be integers, got dtype {tokens.dtype}")
+        require_token_ids("tokens", tokens, self.config.vocab_size)
         for name, given in (("mask", flags.mask), ("reset", flags.reset)):
             if given is not None and (given.shape != tokens.shape or given.dtype != jnp.bool_):
                 raise ValueError(

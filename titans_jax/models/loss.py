@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from titans_jax.models.language_model import Titans
 from titans_jax.models.sequence_parallel import pipelined_sums, sequence_shards
+from titans_jax.models.token_ids import require_token_ids
 from titans_jax.typing import Array, Float
 
 
@@ -22,11 +23,19 @@ def next_token_loss(
     Args:
         model: the language model.
         batch: "inputs" and "targets", token ids [B T]; "loss_mask", bool [B T], True at targets that count;
-            and, where documents are packed, "reset", bool [B T], True where a document starts.
+            and, where documents are packed, "reset", bool [B T], True where a document starts. What stands in
+            place of a target that does not count does not matter.
 
     Returns:
-        The loss, and a dict with "loss" and "tokens" (how many targets counted), for averages over batches.
+        The loss, and a dict with "loss" and "tokens" (how many targets counted), for averages over batches. The
+        loss is NaN where a target that counts is outside the vocabulary.
+
+    Raises:
+        ValueError: an array's shape or dtype does not fit, or an id is outside the vocabulary and its value is known
+            (not inside a compiled function).
     """
+    counting = jnp.where(batch["loss_mask"], batch["targets"], 0)
+    require_token_ids("targets", counting, model.config.vocab_size)
     if sequence_shards() > 1:
         nats, tokens = pipelined_sums(model, batch, _sums)
     else:
@@ -43,7 +52,10 @@ def _sums(
     """Nats of all targets that count, and their number."""
     # Not a gather: the vocabulary may be shared out, and a sum over it is what compilers can share out too.
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    chosen = jnp.sum(jnp.where(ids == batch["targets"][..., None], logits, 0), axis=-1)
-    counts = batch["loss_mask"].astype(logits.dtype)
+    targets, mask = batch["targets"], batch["loss_mask"]
+    chosen = jnp.sum(jnp.where(ids == targets[..., None], logits, 0), axis=-1)
+    known = (targets >= 0) & (targets < logits.shape[-1])
+    chosen = jnp.where(known | ~mask, chosen, jnp.nan)
+    counts = mask.astype(logits.dtype)
     nats = (jax.nn.logsumexp(logits, axis=-1) - chosen) * counts
     return jnp.sum(nats), jnp.sum(counts)

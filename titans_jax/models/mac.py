@@ -47,12 +47,14 @@ from titans_jax.layers.self_attention import AttentionProjections
 from titans_jax.memory.layer import HeadProjection, NeuralMemory, NeuralMemoryState
 from titans_jax.models.combine import GatedCombination
 from titans_jax.placement import by_sequences
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Bool, FastWeights, Flags, Float, Int, TokenFlags
 
 #: Where the attention's gain g starts.
 ATTENTION_GAIN = 0.1
 
 
+@registered
 class MACState(NamedTuple):
     """State of one layer's stream."""
 

@@ -17,9 +17,11 @@ from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.self_attention import AttentionState, SelfAttention
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
 from titans_jax.models.combine import GatedCombination
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Flags, Float, TokenFlags
 
 
+@registered
 class MAGState(NamedTuple):
     """State of one layer's stream."""
 

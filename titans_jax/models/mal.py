@@ -15,9 +15,11 @@ from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.self_attention import AttentionState, SelfAttention
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
+from titans_jax.registry import registered
 from titans_jax.typing import Array, Flags, Float, TokenFlags
 
 
+@registered
 class MALState(NamedTuple):
     """State of one layer's stream."""
 

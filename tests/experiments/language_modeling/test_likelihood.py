@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import tokenizers
 from flax import nnx
 
 from experiments.language_modeling.likelihood import (
@@ -17,7 +18,7 @@ from experiments.language_modeling.questions import Request
 from tests.experiments.language_modeling.toy_model import EVEN, LIKELY, UNLIKELY, Bigram
 from tests.tolerances import OUTPUT_F64
 from titans_jax import MemoryConfig, Titans, TitansConfig
-from titans_jax.data import ByteTokenizer
+from titans_jax.data import ByteTokenizer, load_tokenizer
 from titans_jax.inference import score
 
 BYTES = ByteTokenizer()
@@ -55,6 +56,48 @@ def test_spaces_at_the_end_of_a_context_are_predicted():
     ids, scored = encode(Request("so", " be it"), BYTES)
     assert bytes(ids.tolist()) == b"\nso be it"
     assert scored == len(" be it")
+
+
+@pytest.fixture(scope="module")
+def merging(tmp_path_factory):
+    """A tokenizer of which "window" and "winter" are one token each."""
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    words = ["window winter wind windmill"] * 60
+    bpe.train_from_iterator(words, vocab_size=290, show_progress=False)
+    path = tmp_path_factory.mktemp("tokenizer") / "t.json"
+    bpe.save(str(path))
+    return load_tokenizer(str(path))
+
+
+@pytest.mark.parametrize(
+    ("context", "continuation"),
+    [("wind", "ow"), ("win", "ter"), ("w", "indmill"), ("wind wind", "ow wind")],
+)
+def test_a_continuation_that_joins_its_context_is_scored_by_tokens_of_its_own(
+    merging, context, continuation
+):
+    whole = merging.encode((context + continuation).encode())
+    before = merging.encode(context.encode())
+    assert whole[: len(before)].tolist() != before.tolist()
+    ids, scored = encode(Request(context, continuation), merging)
+    assert ids[0] == merging.start_token
+    assert merging.decode(ids[1:-scored]).decode() == context
+    assert merging.decode(ids[-scored:]).decode() == continuation
+
+
+def test_no_continuation_is_certain_because_it_has_no_tokens(merging):
+    for request in (Request("wind", ""), Request("", "")):
+        with pytest.raises(ValueError, match="continuation must have at least one token, got ''"):
+            likelihoods(Bigram(), merging, [request])
+    for scored in (0, -1, 3):
+        with pytest.raises(ValueError, match=f"scored must be from 1 to .* 2, got {scored}"):
+            token_likelihoods(Bigram(), [Encoded(np.array([1, 2, 3]), scored)])
+
+
+@pytest.mark.parametrize("wrong", [-1, 256])
+def test_ids_that_the_model_does_not_know_are_refused(wrong):
+    with pytest.raises(ValueError, match=rf"ids must lie in \[0, 256\).* got {wrong}"):
+        token_likelihoods(Bigram(), [Encoded(np.array([1, wrong, 3]), 1)])
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,16 @@ def test_tests_are_not_trained_on_and_selection_is_neither(tmp_path):
     assert TextTask(tmp_path, config).describe() != task.describe()
 
 
+def test_the_beginning_of_a_text_without_lines_is_whole_characters(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("é你🙂" * 9)
+    for size in range(1, 30):
+        part = beginning(path, size)
+        assert len(part) <= size
+        assert part.decode() + path.read_bytes()[len(part) :].decode() == "é你🙂" * 9
+        assert size - len(part) < 4
+
+
 def test_all_models_are_of_one_size():
     base = preset("tiny", "lmm")
     sizes = {name: count_parameters(model) for name, model in make_models(NAMES, base).items()}

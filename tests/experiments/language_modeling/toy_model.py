@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from titans_jax import TitansConfig
+
 
 class Bigram(nnx.Module):
     """The next byte depends on the last alone: after `a` comes `b` with three times the weight of each other byte."""
@@ -11,6 +13,7 @@ class Bigram(nnx.Module):
     def __init__(self):
         logits = np.zeros((256, 256))
         logits[ord("a"), ord("b")] = np.log(3.0)
+        self.config = TitansConfig(vocab_size=256)
         self.table = nnx.Param(jnp.asarray(logits))
 
     def __call__(self, tokens, reset=None):

@@ -25,6 +25,16 @@ def test_a_file_is_one_document(tmp_path):
     assert read_documents(tmp_path / "book.txt") == [Document("book.txt", b"text\r\n\xff")]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    write(tmp_path, {"a/one.txt": mark + b"text", "a/two.txt": b"in " + mark, "a/none.txt": mark})
+    one, two = Document("one.txt", b"text"), Document("two.txt", b"in " + mark)
+    assert read_documents(tmp_path / "a") == [one, two]
+    assert read_documents(tmp_path / "a" / "one.txt") == [one]
+    with pytest.raises(ValueError, match="is an empty file"):
+        read_documents(tmp_path / "a" / "none.txt")
+
+
 def test_a_folder_is_read_recursively_in_sorted_order_without_hidden_and_empty_files(tmp_path):
     files = {"b.txt": b"2", "a/z.txt": b"1", "c.txt": b"", ".git/x": b"no", "a/.hidden": b"no"}
     write(tmp_path, files)

@@ -71,6 +71,38 @@ def test_no_special_token_is_added_and_the_start_token_is_an_id(tokenizer):
     assert 0 <= tokenizer.start_token < tokenizer.vocab_size
 
 
+@pytest.mark.parametrize("name", ["sp.model", "hf.json"])
+@pytest.mark.parametrize("text", ["ends with <s> and", "</s>", "<unk><0x41>", "<|endoftext|>"])
+def test_text_that_spells_a_special_token_is_text(files, name, text):
+    tokenizer = load_tokenizer(str(files / name))
+    ids = tokenizer.encode(text.encode())
+    assert tokenizer.start_token not in ids
+    assert tokenizer.decode(ids) == text.encode()
+
+
+def test_a_special_token_that_the_model_itself_knows_is_spelt_by_its_characters(tmp_path):
+    """Its score is the greatest, as in what is converted from SentencePiece's unigram models."""
+    names = ["<unk>", "</s>", "a", " ", "<", "/", "s"]
+    unigram = tokenizers.Tokenizer(
+        tokenizers.models.Unigram([(name, 0.0 if len(name) > 1 else -3.0) for name in names], 0)
+    )
+    unigram.add_special_tokens(["</s>", "<unk>"])
+    unigram.save(str(tmp_path / "t.json"))
+    tokenizer = load_tokenizer(str(tmp_path / "t.json"))
+    with pytest.raises(ValueError, match="the text spells '</s>', which is a special token"):
+        tokenizer.encode(b"a</s>a")  # there is no > by itself
+    assert tokenizer.encode("aé".encode()).tolist() == [2, 0]  # unknown is unknown
+    unigram = tokenizers.Tokenizer(
+        tokenizers.models.Unigram(
+            [*((name, -3.0) for name in names[2:]), (">", -3.0), ("</s>", 0.0)]
+        )
+    )
+    unigram.add_special_tokens(["</s>"])
+    unigram.save(str(tmp_path / "t.json"))
+    tokenizer = load_tokenizer(str(tmp_path / "t.json"))
+    assert tokenizer.encode(b"a</s>a").tolist() == [0, 2, 3, 4, 5, 0]
+
+
 def test_merged_tokens_are_fewer_than_bytes(files):
     for name in ("sp.model", "hf.json"):
         assert len(load_tokenizer(str(files / name)).encode(b"the memory learns")) < 17

@@ -6,7 +6,14 @@ import pytest
 from tests.titans_jax.inference.inference_models import BLOCK, model, new_stream
 from tests.titans_jax.inference.test_stream import random_ids
 from tests.titans_jax.models.tiny_models import VOCABULARY
-from titans_jax.inference import Sampling, generate, generate_tokens, prefill
+from titans_jax.inference import (
+    Sampling,
+    generate,
+    generate_tokens,
+    prefill,
+    reset_memory,
+    score,
+)
 from titans_jax.inference.decode import NO_TOKEN, _generate
 
 SAMPLING = Sampling(temperature=0.9, top_k=8, top_p=0.95, repetition_penalty=1.1)
@@ -80,6 +87,62 @@ def test_nothing_compiles_again_as_the_position_grows():
     for count in (5, 6, 7, 8):
         stream = generate(model("mag"), stream, count, SAMPLING, seed=count).stream
     assert _generate._cache_size() == before
+
+
+def test_another_number_is_no_other_program():
+    stream = generate(model("mag"), read("mag", random_ids(4)), 5, SAMPLING).stream
+    before = _generate._cache_size()
+
+    def tokens(*numbers, seed):
+        return generate(model("mag"), stream.copy(), 8, Sampling(*numbers), seed=seed).tokens[0]
+
+    assert (tokens(1.3, 7, 0.9, 1.2, seed=1) != tokens(1.3, 7, 0.9, 1.2, seed=2)).any()
+    likeliest = tokens(0.8, 6, 1e-6, 1.2, seed=1)  # whatever is drawn
+    for numbers in ((0.8, 6, 1e-6, 1.2), (1e-4, 5, 0.99, 1.2)):
+        np.testing.assert_array_equal(tokens(*numbers, seed=2), likeliest)
+    assert _generate._cache_size() == before
+
+
+def test_one_stream_starts_several_texts_by_its_copies():
+    book = read("mag", random_ids(9))
+    first = generate(model("mag"), book.copy(), 5, SAMPLING, seed=1).tokens
+    again = generate(model("mag"), book, 5, SAMPLING, seed=1).tokens
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda stream: generate(model("mag"), stream, 5, SAMPLING),
+        lambda stream: next(generate_tokens(model("mag"), stream, 5, SAMPLING)),
+        lambda stream: prefill(model("mag"), [1], stream, block=BLOCK),
+        lambda stream: score(model("mag"), [1], stream, block=BLOCK),
+        lambda stream: reset_memory(model("mag"), stream),
+        lambda stream: stream.copy(),
+    ],
+)
+def test_a_stream_that_is_used_up_says_so(use):
+    stream = read("mag", random_ids(4))
+    generate(model("mag"), stream, 5, SAMPLING)
+    with pytest.raises(ValueError, match=r"stream is used up by the call .* give it stream\.copy"):
+        use(stream)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1_700_000_000_000_000_000, None, 1.5, True, [0.5, 1]])
+def test_a_seed_that_does_not_fit_is_named(seed):
+    stream = read("mag", *[random_ids(4)] * 2)
+    with pytest.raises(ValueError, match="seed must be an integer from 0 to 4294967295, got"):
+        generate(model("mag"), stream, 5, SAMPLING, seed=seed)
+    with pytest.raises(ValueError, match=r"seed must be .* got 4294967296"):  # the second's
+        generate(model("mag"), stream, 5, SAMPLING, seed=2**32 - 1)
+
+
+def test_numpy_integers_are_counts_and_seeds():
+    expected = generate(model("mag"), read("mag", random_ids(4)), 5, SAMPLING, seed=3).tokens
+    found = generate(
+        model("mag"), read("mag", random_ids(4)), np.int64(5), SAMPLING, seed=np.uint8(3)
+    ).tokens
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_stream_is_updated_in_place():

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -22,7 +24,7 @@ from tests.titans_jax.models.tiny_models import (
     tiny_model,
 )
 from titans_jax.config import MemoryConfig
-from titans_jax.inference.memory_file import fingerprint, load_memory, save_memory
+from titans_jax.inference.memory_file import fingerprint, load_memory, memory_source, save_memory
 from titans_jax.inference.pretrained import (
     mismatches,
     named_leaves,
@@ -30,7 +32,7 @@ from titans_jax.inference.pretrained import (
     save_pretrained,
     write_tensors,
 )
-from titans_jax.inference.stream import start_stream
+from titans_jax.inference.stream import prefill, start_stream
 from titans_jax.models import Titans
 
 
@@ -176,6 +178,34 @@ def test_a_flipped_bit_anywhere_is_refused_or_harmless(saved):
         else:  # such as white space in the header
             assert place < len(whole) - sum(len(content) for *_, content in bits(stream))
             assert_same_stream(loaded, stream)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes_are_refused_by_the_files_name_or_harmless(saved, data):
+    whole, stream = saved.read_bytes(), arbitrary(model_of())
+    most = data.draw(st.sampled_from([2000, len(whole)])) - 1
+    damage = data.draw(
+        st.lists(st.tuples(st.integers(0, most), st.binary(min_size=1, max_size=8)), min_size=1)
+    )
+    content = bytearray(whole)
+    for place, new in damage:
+        content[place : place + len(new)] = new
+    saved.write_bytes(content)
+    try:
+        assert_same_stream(load_memory(saved, model_of()), stream)
+        memory_source(saved)
+    except ValueError as error:
+        assert str(saved) in str(error)  # noqa: PT017
+    finally:
+        saved.write_bytes(whole)
+
+
+def test_a_stream_that_is_used_up_is_not_saved(saved, tmp_path):
+    stream = start_stream(model_of(), 1)
+    prefill(model_of(), [1], stream, block=1)
+    with pytest.raises(ValueError, match="stream is used up"):
+        save_memory(stream, tmp_path / "other", model_of())
 
 
 def test_damage_is_told_as_such(saved):

@@ -1,5 +1,6 @@
 """Models saved in the Hugging Face layout come back bit for bit, and what is not such a model is refused."""
 
+import fcntl
 import json
 import os
 
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from tests.titans_jax.models.tiny_models import VARIANTS, moved, random_tokens, tiny_config
@@ -56,9 +59,10 @@ def folder(tmp_path):
 
 
 def edit_config(folder, **changes):
-    """Sets fields; None removes one."""
+    """Sets fields, as a person would; None removes one."""
     file = folder / "config.json"
-    config = json.loads(file.read_text()) | changes
+    config = json.loads(file.read_text()) | {"sha256": None, **changes}
+    changes["sha256"] = None
     removed = [name for name, value in changes.items() if value is None]
     file.write_text(json.dumps({k: v for k, v in config.items() if k not in removed}))
 
@@ -227,6 +231,61 @@ def test_a_bad_config_is_refused(folder, changes, message):
     edit_config(folder, **changes)
     with pytest.raises(ValueError, match=message):
         from_pretrained(folder)
+
+
+def test_a_config_that_was_changed_is_refused_until_its_hash_is_deleted(folder):
+    """No tensor has another shape, so nothing else would show it."""
+    file = folder / "config.json"
+    whole = file.read_text()
+    assert whole.count('"rope_base": 10000.0') == 1
+    changed = whole.replace('"rope_base": 10000.0', '"rope_base": 10001.0')
+    file.write_text(changed)
+    with pytest.raises(
+        ValueError, match=r"config\.json is not what was written: it is damaged, or"
+    ):
+        from_pretrained(folder)
+    edit_config(folder)
+    assert from_pretrained(folder).config.rope_base == 10001.0
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes_are_refused_by_the_files_name_or_harmless(folder, data):
+    wanted = tiny()
+    name = data.draw(st.sampled_from(sorted(os.listdir(folder))))
+    file = folder / name
+    whole = file.read_bytes()
+    # Half of them in the header, of which there is less than of tensors.
+    most = data.draw(st.sampled_from([min(len(whole), 2000), len(whole)])) - 1
+    damage = data.draw(
+        st.lists(st.tuples(st.integers(0, most), st.integers(0, 255)), min_size=1, max_size=4)
+    )
+    content = bytearray(whole)
+    for place, byte in damage:
+        content[place] = byte
+    length = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
+    file.write_bytes(content[:length])
+    try:
+        found = from_pretrained(folder)
+    except ValueError as error:
+        assert name in str(error)  # noqa: PT017
+    else:
+        assert_same_model(found, wanted)
+    finally:
+        file.write_bytes(whole)
+
+
+def test_files_are_synced_as_windows_wants_them(folder, monkeypatch):
+    """There fsync takes only what is open for writing."""
+    synced = []
+
+    def fsync(descriptor):
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        synced.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_pretrained(tiny(), folder)
+    assert len(synced) == 2
 
 
 def test_a_config_that_is_no_json_object_is_refused(folder):

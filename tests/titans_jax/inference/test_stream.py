@@ -1,5 +1,6 @@
 """Prefill in blocks equals one full forward, for every sequence of a batch and however it is fed."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,11 +61,15 @@ def one_by_one(ids):
     yield from (int(i) for i in ids)
 
 
+def jax_scalars(ids):
+    return list(jnp.asarray(ids))
+
+
 def in_pieces(ids):
     yield from np.array_split(ids, [0, 1, 2, 9])
 
 
-@pytest.mark.parametrize("feed", [list, in_pieces, one_by_one, lambda ids: ids[None]])
+@pytest.mark.parametrize("feed", [list, jax_scalars, in_pieces, one_by_one, lambda ids: ids[None]])
 def test_tokens_come_as_a_list_an_array_or_an_iterator(feed):
     ids = random_ids(20)
     expected = full_forward("mag", ids[None])[0, -1]
@@ -140,6 +145,8 @@ def test_blocks_of_the_presets_are_whole_chunks(name):
     [
         (np.zeros(3), r"tokens must be integers.* got float64"),
         ([0, VOCABULARY], rf"tokens must lie in \[0, {VOCABULARY}\).* got {VOCABULARY}"),
+        ([0.0, 1.0], r"tokens must be integers.* got float64"),
+        (np.zeros((0, 5), np.int32), r"tokens must be at least one sequence.* got \(0, 5\)"),
         ([-1], r"tokens must lie in .* got -1"),
         ("text", r"tokens must be ids, got str: encode it first"),
         ([1, [2]], r"tokens must be ids or sequences of ids, got both"),
@@ -159,7 +166,9 @@ def test_other_arguments_that_do_not_fit_are_refused():
         prefill(model("lmm"), [1], new_stream("lmm", 1), max_length=9)
     with pytest.raises(ValueError, match="max_length is None, but full attention"):
         start_stream(model("transformer"))
-    assert start_stream(model("transformer"), 1, MAX_LENGTH).length.shape == (1,)
+    with pytest.raises(ValueError, match=r"batch_size must be a positive integer, got 1\.5"):
+        start_stream(model("lmm"), 1.5)
+    assert start_stream(model("transformer"), np.int64(1), MAX_LENGTH).length.shape == (1,)
 
 
 def layer_state(stream):

@@ -198,6 +198,7 @@ def call(x=(2, 6, 8), state_batch=None, **flags):
         ({"x": (6, 8)}, says("x must be [B, T, D]", "D = 8", "(6, 8)")),
         ({"x": (2, 6, 7)}, says("x must be [B, T, D]", "D = 8", "(2, 6, 7)")),
         ({"x": (2, 0, 8)}, says("x must be [B, T, D]", "T >= 1", "(2, 0, 8)")),
+        ({"x": (0, 3, 8)}, says("x must be [B, T, D]", "B >= 1", "(0, 3, 8)")),
         ({"state_batch": 3}, says("state", "batch", "2", "3")),
         ({"mask": jnp.ones((2, 5), bool)}, says("mask", "bool [B, T] = (2, 6)", "(2, 5)")),
         ({"mask": jnp.ones((2, 6), jnp.int32)}, says("mask", "bool [B, T] = (2, 6)", "int32")),

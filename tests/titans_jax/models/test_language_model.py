@@ -96,11 +96,13 @@ def test_without_feed_forward_the_block_is_its_mixer():
 
 
 def test_a_token_outside_the_vocabulary_is_not_taken_for_another():
-    tokens = random_tokens().at[0, 3].set(VOCABULARY)
-    logits, _ = forward("lmm", tokens)
-    assert np.isfinite(logits[0, :3]).all()
-    assert np.isnan(logits[0, 3]).all()
-    assert np.isfinite(logits[1]).all()
+    """Compiled, where nothing can be refused."""
+    for wrong in (VOCABULARY, -1):
+        tokens = random_tokens().at[0, 3].set(wrong)
+        logits, _ = forward("lmm", tokens)
+        assert np.isfinite(logits[0, :3]).all()
+        assert np.isnan(logits[0, 3]).all()
+        assert np.isfinite(logits[1]).all()
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,11 @@ def test_a_token_outside_the_vocabulary_is_not_taken_for_another():
     [
         ((jnp.zeros((3,), jnp.int32),), r"tokens must have shape \[batch, length\], got \(3,\)"),
         ((jnp.zeros((2, 0), jnp.int32),), r"tokens must have shape .*, got \(2, 0\)"),
+        ((jnp.zeros((0, 2), jnp.int32),), r"tokens must have shape .*, got \(0, 2\)"),
         ((jnp.zeros((2, 3)),), "tokens must be integers, got dtype float64"),
+        (([[1, 2]],), "tokens must be an array of token ids, got list"),
+        ((jnp.asarray([[1, -1]]),), r"tokens must lie in \[0, 11\), the model's .*, got -1"),
+        ((np.asarray([[11, 1]]),), r"tokens must lie in \[0, 11\), the model's .*, got 11"),
     ],
 )
 def test_bad_tokens_are_refused(arguments, message):
@@ -126,7 +132,9 @@ def test_flags_and_states_that_do_not_fit_are_refused():
         built()(tokens[:1], initial_state("lmm"))
     with pytest.raises(ValueError, match="batch_size must be a positive integer, got 0"):
         built().init_state(0)
-    with pytest.raises(ValueError, match="max_length must be a positive integer, got -1"):
+    with pytest.raises(ValueError, match=r"batch_size must be a positive integer, got 1\.0"):
+        built().init_state(1.0)
+    with pytest.raises(ValueError, match="max_length must be a positive integer or None, got -1"):
         built().init_state(1, -1)
     with pytest.raises(ValueError, match="max_length is None, but full attention"):
         built("transformer").init_state(1)
@@ -147,6 +155,24 @@ def test_loss_is_the_mean_over_the_targets_that_count():
     assert (aux["loss"], aux["tokens"]) == (loss, mask.sum())
     nothing = batch | {"loss_mask": jnp.zeros_like(mask)}
     assert next_token_loss(model, nothing)[0] == 0
+
+
+def test_a_target_outside_the_vocabulary_is_refused_or_makes_the_loss_nan():
+    graph, parameters = tiny_model("lmm")
+    tokens = random_tokens(length=4)
+    everything = {"inputs": tokens, "targets": tokens, "loss_mask": jnp.ones_like(tokens, bool)}
+    compiled = jax.jit(lambda batch: next_token_loss(nnx.merge(graph, parameters), batch)[0])
+    for wrong in (VOCABULARY, -1):
+        batch = everything | {"targets": tokens.at[1, 2].set(wrong)}
+        with pytest.raises(ValueError, match=rf"targets must lie in \[0, 11\).*, got {wrong}"):
+            next_token_loss(nnx.merge(graph, parameters), batch)
+        assert np.isnan(compiled(batch))
+        # What does not count may be anything.
+        masked = batch | {"loss_mask": everything["loss_mask"].at[1, 2].set(False)}
+        same = masked | {"targets": tokens}
+        assert compiled(masked) == compiled(same)
+    with pytest.raises(ValueError, match="targets must be integers, got dtype float64"):
+        compiled(everything | {"targets": tokens * 1.0})
 
 
 def test_loss_passes_document_starts_on():
