@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
@@ -172,6 +173,25 @@ class MemoryConfig:
             gain=gain,
             base=base if self.forget and self.forget_to == "start" else None,
         )
+
+
+def memory_fields(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `MemoryConfig` that a file holds, with those that files of version 0.1 do not have.
+
+    Args:
+        written: the fields in the file; those of 0.1 had ``bound_step``, a flag, for ``bound``.
+    """
+    before = {
+        "anchor": "chunk",
+        "lower_step": 1.0,
+        "forget_to": "zero",
+        "forget_bias": -9.0,
+        "weights_start": "plain",
+    }
+    fields = dict(written)
+    if "bound_step" in fields:
+        fields = before | {"bound": "gradient" if fields.pop("bound_step") else "none"} | fields
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
