@@ -5,7 +5,8 @@
 
 A text file is one document; of a .jsonl file each line's --field, of a .parquet file each row of --column. The same
 files give the same bytes, whatever the number of --workers, and the same command after an interruption continues: what
-is finished is kept. --valid_fraction of the documents are held out for validation, by a hash of their text.
+is finished is kept. --valid_fraction of the documents are held out for validation, by a hash of their text, or the
+tail of each (held_out.py).
 Empty documents are left out and bytes that are no UTF-8 replaced by U+FFFD: both are counted, by file, in
 manifest.json.
 """

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import fsspec
 
+from titans_jax.data.shards import inside
+
 
 def fetch(source: str, target: Path) -> int:
     """Copies a folder; an interrupted copy is continued by the next.
@@ -23,6 +25,7 @@ def fetch(source: str, target: Path) -> int:
 
     Raises:
       FileNotFoundError: the source holds no file.
+      ValueError: a file's name would put it outside of the target.
     """
     files, root = fsspec.url_to_fs(source)
     found = {
@@ -35,7 +38,7 @@ def fetch(source: str, target: Path) -> int:
         raise FileNotFoundError(f"{source}: no file there")
     missing = {}
     for name, size in found.items():
-        local = target / name.removeprefix(root).lstrip("/")
+        local = target / inside(name.removeprefix(root).lstrip("/"))
         if not (local.is_file() and local.stat().st_size == size):
             local.parent.mkdir(parents=True, exist_ok=True)
             missing[name] = local
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 3:
         raise SystemExit("usage: python -m experiments.launch.fetch URL FOLDER")
     try:
-        count = fetch(argv[1], Path(argv[2]))
+        count = fetch(argv[1], Path(argv[2]).expanduser())
     except (OSError, ImportError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     print(f"{argv[1]}: {count} files copied to {argv[2]}")

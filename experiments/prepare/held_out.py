@@ -1,7 +1,8 @@
 """Which text is held out for validation: a rule that looks at one document alone, so that it is the same for everyone.
 
-A document is held out by a hash of its text; copies of one go the same way. With few documents the hash may choose
-none, or all: then the rule is another (see run.py).
+A document is held out by a hash of its text; copies of one go the same way. Where that holds out less than a third of
+the wanted bytes or more than three times as many, as with few documents or one that is much larger than the others,
+the tail of every document is held out instead (see run.py).
 """
 
 import hashlib
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 from titans_jax.data.characters import character_start
 
+#: How many times the wanted bytes, or what part of them, whole documents may hold out.
+NEAR = 3
 _KEYS = 1 << 64
 
 
@@ -35,6 +38,15 @@ def document_key(text: bytes | mmap) -> int:
 
 
 def tail_start(text: bytes | mmap, tail: float) -> int:
-    """Where the last `tail` of a text begins, between two characters; `len(text)` for 0."""
-    start = len(text) - round(len(text) * tail)
-    return character_start(text, start) if 0 < start < len(text) else start
+    """Where the last `tail` of a text begins, between two characters; `len(text)` for 0.
+
+    Of a text that can be divided at least a character is held out, and below 1 at least one is not.
+    """
+    size = len(text)
+    if not tail or size < 2:
+        return size
+    start = character_start(text, size - max(1, round(size * tail)))
+    if start or tail == 1:
+        return start
+    after = (n for n in range(1, size) if character_start(text, n) == n)
+    return next(after, size)

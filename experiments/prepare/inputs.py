@@ -1,9 +1,9 @@
 """Documents of text files, JSON Lines and Parquet files, as raw bytes, in parts that can be read on their own.
 
 * A text file is one document. It is mapped into memory, not read, and so may be larger than RAM.
-* `.jsonl`: each line is an object and one of its fields a document. A part is a range of bytes, and a line belongs to
-  the part that it begins in.
-* `.parquet`: each row of one column is a document. A part is a range of row groups.
+* `.jsonl`, `.ndjson`: each line is an object and one of its fields a document. A part is a range of bytes, and a line
+  belongs to the part that it begins in.
+* `.parquet`, `.pq`, `.parq`: each row of one column is a document. A part is a range of row groups.
 
 Whether the bytes are UTF-8 is for the caller to see; a field or column that is not there ends here, by file and line.
 """
@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from titans_jax.data.sources import SourceFile
+from titans_jax.data.characters import BYTE_ORDER_MARK
+from titans_jax.data.sources import SourceFile, file_kind, require_text
 
-JSON_LINES, PARQUET = ".jsonl", ".parquet"
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4")
+JSON_LINES, PARQUET = "JSON Lines", "Parquet"
 
 
 class InputFile(NamedTuple):
@@ -39,11 +39,12 @@ class Part(NamedTuple):
 
 
 class RawDocument(NamedTuple):
-    """One document: its bytes, where its file has it, and its share of the part's weight."""
+    """One document: its bytes, where its file has it, its share of the part's weight, and where its text starts."""
 
     text: bytes | mmap.mmap
     place: int  # byte where its line starts, or row; 0 for a text file
     weight: int
+    start: int = 0  # after a byte order mark
 
 
 def input_file(file: SourceFile) -> InputFile:
@@ -52,9 +53,15 @@ def input_file(file: SourceFile) -> InputFile:
     Raises:
       ValueError: it is of a kind that cannot be read.
     """
-    if _kind(file.path) in _COMPRESSED:
+    kind = file_kind(file.path)
+    if kind == "compressed":
         raise ValueError(
             f"input file {file.name!r} is compressed; decompress it, or leave it out of --input"
+        )
+    if kind == "JSON":
+        raise ValueError(
+            f"input file {file.name!r} is one JSON value, not one a line; make it JSON Lines (.jsonl), or leave it out "
+            "of --input"
         )
     stat = file.path.stat()
     return InputFile(file.name, str(file.path), stat.st_size, stat.st_mtime_ns)
@@ -73,7 +80,7 @@ def split_file(number: int, file: InputFile, column: str, part_bytes: int) -> li
       ValueError: a Parquet file is damaged or lacks the column.
       ImportError: pyarrow is not installed and needed.
     """
-    kind = _kind(file.path)
+    kind = file_kind(file.path)
     if kind == JSON_LINES:
         starts = range(0, max(file.size, 1), part_bytes)
         stops = [min(start + part_bytes, file.size) for start in starts]
@@ -113,7 +120,7 @@ def read_part(file: InputFile, part: Part, field: str, column: str) -> Iterator[
         raise ValueError(
             f"input file {file.name!r} was changed since the preparation began; give another --output"
         )
-    kind = _kind(file.path)
+    kind = file_kind(file.path)
     if kind == JSON_LINES:
         yield from _read_lines(file, part, field)
     elif kind == PARQUET:
@@ -125,21 +132,20 @@ def read_part(file: InputFile, part: Part, field: str, column: str) -> Iterator[
             open(file.path, "rb") as opened,
             mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text,
         ):
-            yield RawDocument(text, 0, part.weight)
+            require_text(text, f"input file {file.name!r}")
+            mark = len(BYTE_ORDER_MARK)
+            start = mark if text[:mark] == BYTE_ORDER_MARK else 0
+            yield RawDocument(text, 0, part.weight, start)
 
 
 def describe(file: InputFile, place: int) -> str:
     """Names a document for people."""
-    kind = _kind(file.path)
+    kind = file_kind(file.path)
     if kind == JSON_LINES:
         return f"input file {file.name!r}, line {_line_number(file.path, place)}"
     if kind == PARQUET:
         return f"input file {file.name!r}, row {place} (the first is 0)"
     return f"input file {file.name!r}"
-
-
-def _kind(path: str | Path) -> str:
-    return Path(path).suffix.lower()
 
 
 def _read_lines(file: InputFile, part: Part, field: str) -> Iterator[RawDocument]:
@@ -153,6 +159,8 @@ def _read_lines(file: InputFile, part: Part, field: str) -> Iterator[RawDocument
                 raise ValueError(
                     f"{describe(file, place)}: the file ends here, though it was longer"
                 )
+            if not place:
+                line = line.removeprefix(BYTE_ORDER_MARK)
             if not line.strip():
                 continue
             try:
@@ -208,8 +216,11 @@ def _read_rows(file: InputFile, part: Part, column: str) -> Iterator[RawDocument
     )
     try:
         for batch in batches:
+            texts = batch.column(0)
+            if pa.types.is_dictionary(texts.type):
+                texts = texts.dictionary_decode()
             # As bytes: Arrow takes it on trust that a string is UTF-8.
-            for text in batch.column(0).cast(pa.large_binary()).to_pylist():
+            for text in texts.cast(pa.large_binary()).to_pylist():
                 yield RawDocument(text or b"", place, weight)
                 place += 1
     except (pa.ArrowException, OSError) as error:
@@ -239,8 +250,14 @@ def _open_parquet(file: InputFile, column: str) -> Any:
             f"input file {file.name!r} has no column --column={column!r}; it has {', '.join(schema.names)}"
         )
     kind = schema.field(column).type
+    of = kind.value_type if pa.types.is_dictionary(kind) else kind
     text_kinds = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
-    if kind not in text_kinds:
+    text_kinds += (
+        pa.string_view(),
+        pa.binary_view(),
+        pa.null(),
+    )  # a column of nulls has no other type
+    if of not in text_kinds:
         raise ValueError(
             f"input file {file.name!r}: column {column!r} is of type {kind}; it must be text"
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.prepare.held_out import Rule, rule_for
+from experiments.prepare.held_out import NEAR, Rule, rule_for
 from experiments.prepare.plan import Plan, claim, write_whole
 from experiments.prepare.shard_maker import (
     EMPTY,
@@ -67,6 +67,7 @@ def prepare(
       RuntimeError: a worker died.
     """
     tokenizer = load_tokenizer(tokenizer_spec)
+    folder = folder.expanduser()
     claim(folder, plan)
     with _alone(folder):
         if (folder / MANIFEST).is_file():
@@ -82,36 +83,24 @@ def prepare(
         missing = {n: first for n in found.keys() - reports.keys()}
         make = Maker(plan, folder, tokenizer, tokenizer_spec, workers)
         reports |= make(missing, progress)
-        for again in (_to_hold_out, _to_train_on):
-            reports |= make(again(plan, reports), lambda weight: None)
+        reports |= make(_again(plan, reports), lambda weight: None)
         manifest = _finish(plan, folder, tokenizer, [reports[n] for n in sorted(reports)])
         return Outcome(manifest, kept, len(missing))
 
 
-def _to_hold_out(plan: Plan, reports: Mapping[int, UnitReport]) -> dict[int, Rule]:
-    """Units to make again so that something is held out: the document with the lowest key, and its copies.
+def _again(plan: Plan, reports: Mapping[int, UnitReport]) -> dict[int, Rule]:
+    """Units to make again because whole documents hold out too little or too much: of every document the tail.
 
-    With few documents it may well be that no key is low enough.
+    So it is with few documents, with one that is much larger than the others, and with copies of one.
     """
-    first = rule_for(plan.settings.valid_fraction)
-    keys = {n: r.lowest_key for n, r in reports.items() if r.lowest_key is not None}
-    # Higher than at first if an earlier start got as far as here, and then maybe not through all units.
-    below = max((report.rule.below for report in reports.values()), default=0)
-    held_out = any(report.valid.documents for report in reports.values())
-    if plan.settings.valid_fraction and keys and not held_out and below == first.below:
-        below = min(keys.values()) + 1
-    return {n: Rule(below) for n, key in keys.items() if key < below}
-
-
-def _to_train_on(plan: Plan, reports: Mapping[int, UnitReport]) -> dict[int, Rule]:
-    """Units to make again so that not all is held out: of every document the tail.
-
-    So it is with a single document, or nothing but copies of one.
-    """
-    rule = Rule(0, plan.settings.valid_fraction)
-    some_shard = any(report.shard is not None for report in reports.values())
+    fraction = plan.settings.valid_fraction
+    rule = Rule(0, fraction)
+    held_out = sum(report.valid.size for report in reports.values())
+    trained_on = sum(r.shard.text_bytes for r in reports.values() if r.shard is not None)
+    wanted = fraction * (held_out + trained_on)
+    near = wanted / NEAR <= held_out <= wanted * NEAR
     begun = any(report.rule.tail for report in reports.values())
-    if not plan.settings.valid_fraction or (some_shard and not begun):
+    if not fraction or (near and trained_on and not begun):
         return {}
     return {
         n: rule for n, r in reports.items() if r.rule != rule and (r.shard or r.valid.documents)
@@ -132,6 +121,11 @@ def _finish(
         raise ValueError(
             "there is nothing to train on: all documents are empty, or too short to hold out a part of them "
             f"(--valid_fraction={plan.settings.valid_fraction}); give more text"
+        )
+    if plan.settings.valid_fraction and not held_out:
+        raise ValueError(
+            f"--valid_fraction={plan.settings.valid_fraction} of this text is less than one character of any document: "
+            "nothing would be held out; give a larger fraction, or 0"
         )
     text_files, tables = zip(*(held_out_files(folder, n) for n in range(len(reports))), strict=True)
     with (folder / VALID_TEXT).open("wb") as joined:

@@ -46,14 +46,12 @@ class UnitReport:
       shard: None if every document was empty or held out.
       valid: what was held out.
       irregular: file name -> what was not as it should be -> documents.
-      lowest_key: of the documents in the shard; None without any.
     """
 
     rule: Rule
     shard: ShardInfo | None
     valid: HeldOut
     irregular: dict[str, dict[str, int]]
-    lowest_key: int | None
 
 
 def make_unit(
@@ -85,19 +83,16 @@ def make_unit(
     shard = ShardWriter(unfinished, name, tokenizer.vocab_size, tokenizer.start_token)
     irregular: dict[str, Counter[str]] = {}
     table: list[tuple[int, int]] = []
-    lowest: int | None = None
     text_path, table_path = held_out_files(folder, number)
     with text_path.open("wb") as held_out:
         for part in plan.units[number]:
             file = plan.files[part.file]
             for raw in read_part(file, part, plan.settings.field, plan.settings.column):
                 text = _Text(file, raw, plan.settings.invalid_utf8 == "fail", progress)
-                key, end = document_key(raw.text), len(raw.text)
-                divide = 0 if key < rule.below else tail_start(raw.text, rule.tail)
-                empty = True
-                if shard.add(_encoded(text, divide, tokenizer)):
-                    empty = False
-                    lowest = key if lowest is None else min(lowest, key)
+                end = len(raw.text)
+                whole = document_key(raw.text) < rule.below
+                divide = raw.start if whole else max(raw.start, tail_start(raw.text, rule.tail))
+                empty = not shard.add(_encoded(text, divide, tokenizer))
                 if divide < end:
                     empty, crc32, size = False, 0, 0
                     for piece in text.pieces(divide, end):
@@ -116,7 +111,7 @@ def make_unit(
             made.replace(place)
     valid = HeldOut(len(table), text_path.stat().st_size, table_path.stat().st_size)
     report = UnitReport(
-        rule, info, valid, {file: dict(counts) for file, counts in irregular.items()}, lowest
+        rule, info, valid, {file: dict(counts) for file, counts in irregular.items()}
     )
     write_whole(report_path(folder, number), json.dumps(dataclasses.asdict(report)) + "\n")
     return report
@@ -154,7 +149,7 @@ class _Text:
     def __init__(
         self, file: InputFile, raw: RawDocument, fail: bool, progress: Callable[[int], object]
     ):
-        self.place = file, raw.place
+        self.place, self.start = (file, raw.place), raw.start
         self.invalid = False
         self._text, self._weight = raw.text, raw.weight
         self._fail, self._progress = fail, progress
@@ -180,7 +175,7 @@ class _Text:
 def _encoded(
     text: _Text, stop: int, tokenizer: Tokenizer
 ) -> Iterator[tuple[Int32[np.ndarray, " N"], int]]:
-    for piece in text.pieces(0, stop):
+    for piece in text.pieces(text.start, stop):
         try:
             yield tokenizer.encode(piece), len(piece)
         except ValueError as error:

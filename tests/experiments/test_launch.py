@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import pytest
 
 from experiments.launch import commands, source, tpu_vm, xpk
@@ -278,6 +279,18 @@ def test_data_is_copied_to_every_worker_before_training():
     assert f"--command=python {fetch} && JAX_PLATFORMS" in xpk.start(work, "image", [])[0].argv[-1]
     with pytest.raises(LaunchError, match="--data=/home/me: must be gs://"):
         source.fetch_data("python", "/home/me")
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "a/../../outside.txt", "a\\..\\b"])
+def test_fetch_writes_nothing_outside_of_its_folder(tmp_path, monkeypatch, name):
+    """Object storages take any name, ".." too."""
+    storage = fsspec.filesystem("memory")
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda url: (storage, "/data"))
+    found = {f"/data/{name}": {"size": 3, "type": "file"}}
+    monkeypatch.setattr(storage, "find", lambda root, detail: found)
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        fetch("memory://data", tmp_path / "in")
+    assert not (tmp_path / "outside.txt").exists()
 
 
 def test_fetch_copies_what_is_missing_or_was_cut(tmp_path):

@@ -3,9 +3,12 @@
 import collections
 import contextlib
 import itertools
+import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -22,7 +25,7 @@ from experiments.prepare.plan import Settings, make_plan
 from experiments.prepare.run import prepare
 from tests.experiments.preparations import NOTHING_HELD_OUT, lines, run, write
 from titans_jax.data.prepared import open_prepared
-from titans_jax.data.sources import SourceFile
+from titans_jax.data.sources import SourceFile, find_files
 from titans_jax.data.tokenizers import ByteTokenizer
 
 
@@ -295,14 +298,22 @@ def test_copies_of_a_document_are_held_out_together(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_few_documents_give_at_least_one_to_validate_with(tmp_path, workers):
-    texts = {f"{n}.txt": b"%d" % n * 50 for n in range(6)}
+@pytest.mark.parametrize("sizes", [(60,) * 6, (5, 3000), (3000, 5)])
+def test_of_a_few_documents_about_the_wanted_bytes_are_held_out(tmp_path, workers, sizes):
+    """Never a whole document that is most of the text, nor one that is next to nothing of it."""
+    texts = {f"{n}.txt": b"%d" % n * size for n, size in enumerate(sizes)}
     write(tmp_path / "in", texts)
-    run(tmp_path / "in", tmp_path / "out", workers, shard_bytes=100, valid_fraction=1e-9)
+    run(tmp_path / "in", tmp_path / "out", workers, shard_bytes=100, valid_fraction=0.1)
     prepared = open_prepared(tmp_path / "out")
-    lowest = min(texts.values(), key=document_key)
-    assert [document.text for document in prepared.valid_documents()] == [lowest]
-    assert sorted(texts_of(tmp_path / "out")) == sorted(texts.values())
+    held_out = sum(len(document.text) for document in prepared.valid_documents())
+    assert sum(sizes) * 0.1 / 3 <= held_out <= sum(sizes) * 0.3
+    assert sum(map(len, texts_of(tmp_path / "out"))) == sum(sizes)
+
+
+def test_a_fraction_that_holds_out_nothing_is_refused(tmp_path):
+    write(tmp_path / "in", {"a.txt": b"a", "b.txt": b"b"})
+    with pytest.raises(ValueError, match=r"--valid_fraction=1e-09 .*give a larger fraction, or 0"):
+        run(tmp_path / "in", tmp_path / "out", valid_fraction=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -423,16 +434,14 @@ def test_of_a_single_text_and_its_copies_the_tail_is_held_out(tmp_path, copies):
 
 
 @pytest.mark.parametrize("unit", [0, 1, 2])
-@pytest.mark.parametrize(("texts", "makes"), [("aaa", 3), ("aab", 2), ("bba", 2)])
-def test_a_second_thought_that_was_stopped_is_carried_through(
-    tmp_path, monkeypatch, unit, texts, makes
-):
-    # Nothing is held out at first, then the lowest key is, then, without another document, tails.
+@pytest.mark.parametrize("texts", ["aaa", "aab"])
+def test_a_second_thought_that_was_stopped_is_carried_through(tmp_path, monkeypatch, unit, texts):
+    # Nothing is held out at first, then tails are.
     write(tmp_path / "in", {f"{n}.txt": text.encode() * 100 for n, text in enumerate(texts)})
     changes = {"shard_bytes": 100, "valid_fraction": 1e-2}
     run(tmp_path / "in", tmp_path / "undisturbed", **changes)
     make = workers_module.make_unit
-    for stop_at, within in itertools.product(range(makes), (False, True)):
+    for stop_at, within in itertools.product(range(2), (False, True)):
         folder, seen = tmp_path / f"stopped-{stop_at}-{within}", collections.Counter()
 
         def stopping(plan, number, *rest, folder=folder, seen=seen, at=stop_at, within=within):
@@ -498,3 +507,96 @@ def test_the_command_says_what_it_did_and_ends_without_a_traceback(tmp_path):
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].startswith("error: --input: path ")
     assert "Traceback" not in failed.stderr
+
+
+# Kinds of files as other tools write them
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.ndjson", lines(["one", "two"])),
+        ("a.JSONL", MARK + lines(["one", "two"]).replace(b"\n", b"\r\n")),
+    ],
+)
+def test_json_lines_by_other_names_and_with_a_byte_order_mark(tmp_path, name, content):
+    write(tmp_path / "in", {name: content, "z.txt": MARK + b"three " + MARK})
+    run(tmp_path / "in", tmp_path / "out", **NOTHING_HELD_OUT)
+    assert texts_of(tmp_path / "out") == [b"one", b"two", b"three " + MARK]
+
+
+@pytest.mark.parametrize("suffix", ["pq", "parq"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["one", None, "two"]).dictionary_encode(),
+        pa.array(["one", None, "two"], pa.string_view()),
+        pa.array([b"one", None, b"two"], pa.binary_view()),
+    ],
+    ids=["dictionary", "string_view", "binary_view"],
+)
+def test_parquet_text_of_any_kind_and_a_part_that_is_all_null(tmp_path, column, suffix):
+    (tmp_path / "in").mkdir()
+    write_parquet(tmp_path / "in" / f"a.{suffix}", column)
+    write_parquet(tmp_path / "in" / f"b.{suffix}", pa.array([None, None]))
+    run(tmp_path / "in", tmp_path / "out", **NOTHING_HELD_OUT)
+    assert texts_of(tmp_path / "out") == [b"one", b"two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt.gz", b"\x1f\x8b", "'a.txt.gz' is compressed"),
+        ("a.json", b'[{"text": "one"}]', "'a.json' is one JSON value, not one a line"),
+        ("a.bin", b"MZ\x00\x03", "'a.bin' is no text: byte 2 is zero"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(tmp_path, name, content, said):
+    write(tmp_path / "in", {name: content})
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / "in", tmp_path / "out", **NOTHING_HELD_OUT)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in", {"a.txt": b"one"})
+    run("~/in", Path("~/out"), **NOTHING_HELD_OUT)
+    assert texts_of("~/out") == texts_of(tmp_path / "out") == [b"one"]
+    assert not Path("~").exists()
+
+
+json_texts = st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=5)
+
+
+@given(json_texts, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
+@settings(max_examples=25)
+def test_any_json_lines_are_what_json_reads(texts, end, marked, ascii_only):
+    rows = [json.dumps({"text": text}, ensure_ascii=ascii_only) for text in texts]
+    content = MARK * marked + end.join(rows).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a.jsonl").write_bytes(content)
+        (file,) = find_files(Path(folder) / "a.jsonl")
+        known = input_file(file)
+        found = []
+        for part in split_file(0, known, "text", 7):
+            found += [document.text for document in read_part(known, part, "text", "text")]
+    assert found == [json.loads(row)["text"].encode() for row in rows]
+
+
+@given(st.lists(st.none() | st.binary(max_size=8), min_size=1, max_size=9), st.integers(1, 4))
+@settings(max_examples=25)
+def test_any_parquet_column_is_what_pyarrow_reads(values, rows):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.parquet"
+        write_parquet(path, pa.array(values, pa.binary()), row_group_size=rows)
+        (file,) = find_files(path)
+        known = input_file(file)
+        found = []
+        for part in split_file(0, known, "text", 1):
+            found += [document.text for document in read_part(known, part, "text", "text")]
+        expected = parquet.read_table(path).column("text").to_pylist()
+    assert found == [value or b"" for value in expected]

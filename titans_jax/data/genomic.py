@@ -1,12 +1,13 @@
 """DNA from files: FASTA, tables of sequences with labels, and the folders of GenomicBenchmarks.
 
-Letters are not looked at here; `NucleotideTokenizer` refuses those that are no nucleotides. FASTA is read by pyfaidx
-and tables by pandas (extra `genomics`).
+Letters are not looked at here; `NucleotideTokenizer` refuses those that are no nucleotides. FASTA is read in sequence,
+so that its lines may be of any length; tables are read by pandas (extra `genomics`).
 """
 
 from __future__ import annotations
 
-import tempfile
+import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from titans_jax.data.characters import BYTE_ORDER_MARK
+
+GZIP_MAGIC = b"\x1f\x8b"
 PARTS = ("train", "test")
 SEQUENCE_COLUMN, LABEL_COLUMN = "seq", "label"
 _INSTALL = "pip install 'titans-jax[genomics]'"
@@ -36,41 +40,69 @@ class LabelledSequences(NamedTuple):
 
 
 def read_fasta(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Name and letters of every record, in the file's order; a BGZF file needs Biopython too.
-
-    The index that pyfaidx makes goes to a temporary folder, since the file's own may not be writable.
+    """Name and letters of every record, in the file's order; white space among the letters is left out.
 
     Args:
-        path: the file.
+        path: the file; gzip, BGZF too, is undone whatever the file's name.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no FASTA, has a name twice, or a record without letters.
-        ImportError: if pyfaidx is not installed.
+        ValueError: if it is no FASTA or its gzip is damaged, has a name twice, or a record without letters; names file
+            and line.
     """
-    try:
-        import pyfaidx
-    except ImportError as error:
-        raise ImportError(f"reading FASTA needs pyfaidx: {_INSTALL}") from error
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such FASTA file")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            index = Path(folder) / "index.fai"
-            records = pyfaidx.Fasta(path, indexname=index, as_raw=True, rebuild=True)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is no FASTA: it is not text; gzip must be undone, or be BGZF"
-            ) from error
-        except (pyfaidx.FastaIndexingError, ValueError) as error:
-            raise ValueError(f"{path} is no FASTA that can be read: {error}") from error
-        with records:
-            for record in records:
-                letters = record[:].encode("ascii", "replace")
-                if not letters:
-                    raise ValueError(f"{path}: record {record.name!r} has no letters")
-                yield record.name, letters
+    with open(path, "rb") as opened:
+        compressed = opened.read(2) == GZIP_MAGIC
+    names: set[str] = set()
+    name, pieces = None, []
+
+    def record() -> tuple[str, bytes]:
+        letters = b"".join(pieces)
+        if not letters:
+            raise ValueError(f"{path}: record {name!r} has no letters")
+        return name, letters
+
+    try:
+        with gzip.open(path) if compressed else open(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if number == 1:
+                    line = line.removeprefix(BYTE_ORDER_MARK)
+                if line.startswith(b">"):
+                    if name is not None:
+                        yield record()
+                    name, pieces = _record_name(line, path, number), []
+                    if name in names:
+                        raise ValueError(
+                            f"{path}, line {number}: there is a record {name!r} already"
+                        )
+                    names.add(name)
+                elif letters := b"".join(line.split()):
+                    if name is None:
+                        raise ValueError(
+                            f"{path} is no FASTA: line {number} comes before the first record, a line that begins "
+                            "with '>'"
+                        )
+                    if not letters.isascii():
+                        raise ValueError(f"{path}, line {number}: letters must be ASCII")
+                    pieces.append(letters)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: its gzip is damaged or cut off ({error})") from error
+    if name is None:
+        raise ValueError(f"{path} is no FASTA: there is no record, a line that begins with '>'")
+    yield record()
+
+
+def _record_name(line: bytes, path: Path, number: int) -> str:
+    """The first word of a record's first line."""
+    try:
+        words = line[1:].decode().split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no FASTA: line {number} is not UTF-8") from error
+    if not words:
+        raise ValueError(f"{path}, line {number}: the record has no name")
+    return words[0]
 
 
 def read_table(path: str | Path) -> LabelledSequences:

@@ -19,7 +19,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from titans_jax.data.shards import BLOCK, REMEDY, Shard, ShardInfo, read_table
+from titans_jax.data.shards import BLOCK, REMEDY, Shard, ShardInfo, inside, read_table
 from titans_jax.data.sources import Document
 
 MANIFEST = "manifest.json"
@@ -182,7 +182,7 @@ class Prepared:
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:
     """Whether `folder` is one that text was, or is being, prepared into."""
-    return any((Path(folder) / name).is_file() for name in (MANIFEST, PLAN))
+    return any((Path(folder).expanduser() / name).is_file() for name in (MANIFEST, PLAN))
 
 
 def open_prepared(folder: str | os.PathLike[str]) -> Prepared:
@@ -198,7 +198,8 @@ def open_prepared(folder: str | os.PathLike[str]) -> Prepared:
       FileNotFoundError: there is no manifest, or a file is missing.
       ValueError: a file is truncated, altered, or of another format; names it.
     """
-    return Prepared(Path(folder), read_manifest(Path(folder)))
+    folder = Path(folder).expanduser()
+    return Prepared(folder, read_manifest(folder))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -218,6 +219,8 @@ def read_manifest(folder: Path) -> Manifest:
         if found != (FORMAT, BLOCK):
             raise ValueError(f"format and block are {found}, this version reads {(FORMAT, BLOCK)}")
         shards = tuple(ShardInfo(**shard) for shard in values.pop("shards"))
+        for shard in shards:
+            inside(shard.name)
         return Manifest(**values, shards=shards)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"manifest {path} cannot be read ({error!r}); {REMEDY}") from error

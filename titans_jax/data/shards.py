@@ -36,6 +36,21 @@ class ShardInfo(NamedTuple):
     table_sha256: str
 
 
+def inside(name: str) -> str:
+    """A relative path that stays below the folder that it is put into, as it is.
+
+    Args:
+      name: parts divided by "/", from a manifest or a storage.
+
+    Raises:
+      ValueError: it is empty, absolute, or leads out of the folder.
+    """
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or "\\" in name or ":" in parts[0]:
+        raise ValueError(f"file name {name!r} leads out of its folder, or is none")
+    return name
+
+
 def token_dtype(vocab_size: int) -> np.dtype:
     """The type in which ids below `vocab_size` are stored."""
     return np.dtype("u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")

@@ -5,6 +5,7 @@ A corpus is a list of `Document`s: named pieces of raw bytes. Nothing here knows
 
 import glob
 import hashlib
+import mmap
 import os
 import sys
 import sysconfig
@@ -32,6 +33,42 @@ class Document(NamedTuple):
     text: bytes
 
 
+#: What a file's name says that it holds; any other is text.
+KINDS = {
+    ".jsonl": "JSON Lines",
+    ".ndjson": "JSON Lines",
+    ".parquet": "Parquet",
+    ".pq": "Parquet",
+    ".parq": "Parquet",
+    ".json": "JSON",
+    **dict.fromkeys((".gz", ".bgz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".7z"), "compressed"),
+}
+
+
+def file_kind(path: str | os.PathLike[str]) -> str:
+    """What a file holds, by its name: "text" or one of `KINDS`.
+
+    Args:
+      path: of the file.
+    """
+    return KINDS.get(Path(path).suffix.lower(), "text")
+
+
+def require_text(beginning: bytes | mmap.mmap, where: str) -> None:
+    """Refuses bytes that no text has: a zero byte, as in pictures, archives, and UTF-16.
+
+    Args:
+      beginning: of the text; its first 64 KiB are looked at.
+      where: names it in the error.
+
+    Raises:
+      ValueError: there is a zero byte.
+    """
+    place = beginning.find(b"\0", 0, 1 << 16)
+    if place >= 0:
+        raise ValueError(f"{where} is no text: byte {place} is zero; text must be UTF-8")
+
+
 class SourceFile(NamedTuple):
     """A file of a corpus, named by its path relative to what was asked for."""
 
@@ -54,7 +91,7 @@ def find_files(path: str | os.PathLike[str]) -> list[SourceFile]:
     Raises:
       FileNotFoundError: nothing is at `path`.
     """
-    name = os.fspath(path)
+    name = os.path.expanduser(os.fspath(path))
     if os.path.isfile(name):
         return [SourceFile(os.path.basename(name), Path(name))]
     if os.path.isdir(name):
@@ -85,13 +122,14 @@ def read_documents(path: str | os.PathLike[str] | bytes) -> list[Document]:
 
     Raises:
       FileNotFoundError: nothing is at `path`.
-      ValueError: `path` holds no text (an empty file, a folder or glob with no non-empty file).
+      ValueError: `path` holds no text (an empty file, a folder or glob with no non-empty file), or a file that is no
+        text: of records, compressed, or with a zero byte.
     """
     if isinstance(path, bytes):
         if not path:
             raise ValueError("data: the given bytes are empty; give at least one byte of text")
         return [Document("bytes", path)]
-    name = os.fspath(path)
+    name = os.path.expanduser(os.fspath(path))
     if not name:
         raise ValueError(
             f'data path is empty; give a file, a folder, a glob or "{STANDARD_LIBRARY}"'
@@ -215,7 +253,15 @@ def _read_files(files: Sequence[SourceFile], described: str) -> list[Document]:
 
 
 def _read(path: Path) -> bytes:
-    return path.read_bytes().removeprefix(BYTE_ORDER_MARK)
+    kind = file_kind(path)
+    if kind != "text":
+        raise ValueError(
+            f"data path: {os.fspath(path)!r} is no text file ({kind}); python -m experiments.prepare_data reads JSON "
+            "Lines and Parquet, whatever is compressed must be decompressed first"
+        )
+    text = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
+    require_text(text, f"data path: {os.fspath(path)!r}")
+    return text
 
 
 def _glob_root(pattern: str) -> Path:

@@ -52,7 +52,7 @@ def save_memory(
     if not isinstance(stream, Stream):
         raise ValueError(f"stream must be a Stream, got {type(stream).__name__}")
     require_unused(stream)
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}, the folder for {path.name}, does not exist")
     tensors = named_leaves(stream, "/")
@@ -82,7 +82,7 @@ def memory_source(path: str | os.PathLike) -> str:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, is not a memory's, or does not say.
     """
-    _, metadata = _read(Path(path))
+    _, metadata = _read(Path(path).expanduser())
     if not metadata.get("source"):
         raise ValueError(f"{path} does not say where its model is")
     return metadata["source"]
@@ -102,7 +102,7 @@ def load_memory(path: str | os.PathLike, model: Titans) -> Stream:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, is not a memory's, or belongs to another model.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     tensors, metadata = _read(path)
     _require_same_model(path, metadata, model)
     batch_size = metadata["batch_size"]

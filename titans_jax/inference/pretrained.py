@@ -83,7 +83,7 @@ def save_pretrained(
     parameters = named_parameters(model)
     shards = _shards(parameters, max_shard_bytes)
     contents = {name: {key: parameters[key] for key in keys} for name, keys in shards.items()}
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     names = [*shards, INDEX_FILE] if len(shards) > 1 else [*shards]
     with replacing(folder / CONFIG_FILE) as (config_file,):
@@ -117,7 +117,7 @@ def from_pretrained(folder: str | os.PathLike) -> Titans:
         ValueError: if a file is damaged, the config has an unknown, missing or bad field, or a tensor is missing,
             unexpected, or of another shape or type than the config's model has.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder; from_pretrained reads local folders only"

@@ -1,7 +1,15 @@
 """DNA from files: what is there comes back, and what is wrong is named by file and row."""
 
+import gzip
+import io
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from Bio import SeqIO
+from hypothesis import given
+from hypothesis import strategies as st
 
 from titans_jax.data.genomic import read_benchmark, read_fasta, read_table
 
@@ -18,15 +26,49 @@ def test_fasta_records_in_order_over_several_lines(tmp_path):
     [
         (b"ACGT\n", "g.fa is no FASTA"),
         (b"", "g.fa is no FASTA"),
-        (b">a\nAC\n>a\nGT\n", "g.fa is no FASTA that can be read: Duplicate key"),
-        (b">a\nACGT\nAC\nACGT\n", "Line length"),
-        (b"\x1f\x8b\x08\x00\xff\xfe\n", "it is not text"),
+        (b">a\nAC\n>a\nGT\n", "g.fa, line 3: there is a record 'a' already"),
+        (b">a\nAC\n>b\n", "g.fa: record 'b' has no letters"),
+        (b">\nAC\n", "g.fa, line 1: the record has no name"),
+        (b">a\nA\xffC\n", "g.fa, line 2: letters must be ASCII"),
+        (b"\x1f\x8b\x08\x00\xff\xfe\n", "g.fa: its gzip is damaged or cut off"),
     ],
 )
 def test_bad_fasta(tmp_path, content, said):
     (tmp_path / "g.fa").write_bytes(content)
     with pytest.raises(ValueError, match=said):
         list(read_fasta(tmp_path / "g.fa"))
+
+
+CONTENTS = [
+    b">one\nACG\nTACG\nT\n>two\nGG\nTT\n",
+    b">one\nACGT\n\nACGT\n>two\nGGTT\n\n\n",
+    b"\xef\xbb\xbf>one about\r\nACGT \r\nAC GT\r\n>two\r\nGGTT",
+]
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=["uneven", "blank lines", "mark and spaces"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_lines_of_any_length_and_plain_gzip(tmp_path, content, compressed):
+    path = tmp_path / "g.fa.gz"
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    assert list(read_fasta(path)) == [("one", b"ACGTACGT"), ("two", b"GGTT")]
+
+
+@given(
+    st.lists(st.text("ACGTNacgt", min_size=1, max_size=40), min_size=1, max_size=4),
+    st.integers(1, 11),
+    st.sampled_from(["\n", "\r\n", "\n\n"]),
+)
+def test_any_fasta_is_what_biopython_reads(sequences, width, end):
+    text = "".join(
+        f">r{n} of many{end}" + "".join(s[i : i + width] + end for i in range(0, len(s), width))
+        for n, s in enumerate(sequences)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "g.fa"
+        path.write_bytes(text.encode())
+        expected = [(r.id, str(r.seq).encode()) for r in SeqIO.parse(io.StringIO(text), "fasta")]
+        assert list(read_fasta(path)) == expected
 
 
 def test_missing_files(tmp_path):

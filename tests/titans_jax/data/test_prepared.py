@@ -214,3 +214,13 @@ def test_the_fingerprint_is_that_of_the_contents(tmp_path):
     ]  # fmt: skip
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a\\..\\x", "C:/x", "", "a/../../x"])
+def test_a_manifest_names_no_file_outside_of_its_folder(tmp_path, name):
+    folder = write_prepared(tmp_path / "p", [numbered(5)])
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["shards"][0]["name"] = name
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        open_prepared(folder)

@@ -35,6 +35,29 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
         read_documents(tmp_path / "a" / "none.txt")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("b.jsonl", b"{}", r"b.jsonl' is no text file \(JSON Lines\); .*prepare_data"),
+        ("b.parq", b"PAR1", r"b.parq' is no text file \(Parquet\)"),
+        ("b.json", b"[]", r"b.json' is no text file \(JSON\)"),
+        ("b.txt.gz", b"\x1f\x8b", r"b.txt.gz' is no text file \(compressed\)"),
+        ("b.dat", b"ab\x00", "b.dat' is no text: byte 2 is zero"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(tmp_path, name, text, said):
+    write(tmp_path, {"in/a.txt": b"text", f"in/{name}": text})
+    for path in (tmp_path / "in" / name, tmp_path / "in", tmp_path / "in" / "*"):
+        with pytest.raises(ValueError, match=said):
+            read_documents(path)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, {"a.txt": b"text"})
+    assert read_documents("~/a.txt") == [Document("a.txt", b"text")]
+
+
 def test_a_folder_is_read_recursively_in_sorted_order_without_hidden_and_empty_files(tmp_path):
     files = {"b.txt": b"2", "a/z.txt": b"1", "c.txt": b"", ".git/x": b"no", "a/.hidden": b"no"}
     write(tmp_path, files)
