@@ -18,32 +18,38 @@ from pathlib import Path
 from absl import app, flags
 from tqdm import tqdm
 
+from experiments import program
 from experiments.prepare.plan import Settings, make_plan
 from experiments.prepare.run import Outcome, prepare
 from experiments.prepare.shard_maker import EMPTY, INVALID_UTF8
 from titans_jax.data.tokenizers import load_tokenizer
 
-_INPUT = flags.DEFINE_string("input", None, "a file, a folder or a glob", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "the folder to write; created", required=True)
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, '"bytes", a SentencePiece .model or a tokenizers .json', required=True
-)
-_FIELD = flags.DEFINE_string("field", Settings.field, "of JSON Lines: the field that holds text")
-_COLUMN = flags.DEFINE_string("column", Settings.column, "of Parquet: the column that holds text")
-_VALID = flags.DEFINE_float(
-    "valid_fraction",
-    Settings.valid_fraction,
-    "share of the documents to hold out; at least one, unless 0",
-)
-_INVALID = flags.DEFINE_string(
-    "invalid_utf8", Settings.invalid_utf8, "what to do with bytes that are no UTF-8: replace, fail"
-)
-_SHARD = flags.DEFINE_integer(
-    "shard_bytes",
-    Settings.shard_bytes,
-    "about so many bytes of text make one shard, which one worker writes",
-)
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "processes", lower_bound=1)
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_string("input", None, "a file, a folder or a glob", required=True)
+    flags.DEFINE_string("output", None, "the folder to write; created", required=True)
+    flags.DEFINE_string(
+        "tokenizer", None, '"bytes", a SentencePiece .model or a tokenizers .json', required=True
+    )
+    flags.DEFINE_string("field", Settings.field, "of JSON Lines: the field that holds text")
+    flags.DEFINE_string("column", Settings.column, "of Parquet: the column that holds text")
+    flags.DEFINE_float(
+        "valid_fraction",
+        Settings.valid_fraction,
+        "share of the documents to hold out; at least one, unless 0",
+    )
+    flags.DEFINE_string(
+        "invalid_utf8",
+        Settings.invalid_utf8,
+        "what to do with bytes that are no UTF-8: replace, fail",
+    )
+    flags.DEFINE_integer(
+        "shard_bytes",
+        Settings.shard_bytes,
+        "about so many bytes of text make one shard, which one worker writes",
+    )
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "processes", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,17 +58,23 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     try:
         settings = Settings(
-            field=_FIELD.value,
-            column=_COLUMN.value,
-            invalid_utf8=_INVALID.value,
-            valid_fraction=_VALID.value,
-            shard_bytes=_SHARD.value,
+            field=flags.FLAGS.field,
+            column=flags.FLAGS.column,
+            invalid_utf8=flags.FLAGS.invalid_utf8,
+            valid_fraction=flags.FLAGS.valid_fraction,
+            shard_bytes=flags.FLAGS.shard_bytes,
         )
-        plan = make_plan(_INPUT.value, settings, load_tokenizer(_TOKENIZER.value).fingerprint())
+        plan = make_plan(
+            flags.FLAGS.input, settings, load_tokenizer(flags.FLAGS.tokenizer).fingerprint()
+        )
         weight = sum(part.weight for unit in plan.units for part in unit)
         with tqdm(total=weight, unit="B", unit_scale=True, desc=f"{len(plan.units)} shards") as bar:
             outcome = prepare(
-                plan, Path(_OUTPUT.value), _TOKENIZER.value, _WORKERS.value, bar.update
+                plan,
+                Path(flags.FLAGS.output),
+                flags.FLAGS.tokenizer,
+                flags.FLAGS.workers,
+                bar.update,
             )
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
@@ -71,7 +83,9 @@ def main(argv: Sequence[str]) -> None:
             "interrupted; the same command continues: finished shards are kept"
         ) from None
     print(summary(outcome, settings))
-    print(f"--config.data.path={_OUTPUT.value} --config.data.tokenizer={_TOKENIZER.value}")
+    print(
+        f"--config.data.path={flags.FLAGS.output} --config.data.tokenizer={flags.FLAGS.tokenizer}"
+    )
 
 
 def summary(outcome: Outcome, settings: Settings, most: int = 5) -> str:
@@ -98,4 +112,4 @@ def summary(outcome: Outcome, settings: Settings, most: int = 5) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main, define_flags)

@@ -17,25 +17,28 @@ import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Int32
 
+from experiments import program
 from experiments.training.config import parse_flags
 from experiments.training.trained import load_trained
 from titans_jax.data.characters import BYTE_ORDER_MARK
 from titans_jax.data.tokenizers import Tokenizer
 from titans_jax.inference import file_tokens, load_memory, save_memory, score, start_stream
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the run whose model reads", required=True)
-_INPUT = flags.DEFINE_string("input", None, "the file to read", required=True)
-_SAVE = flags.DEFINE_string("save_memory", None, "write what is kept of the text to this file")
-_MEMORY = flags.DEFINE_string("memory", None, "go on from this file, read before")
-_FREEZE = flags.DEFINE_bool("freeze_memory", False, "read without learning")
-_ROOM = flags.DEFINE_integer(
-    "room", 4096, "full attention only: tokens that may follow the text", lower_bound=0
-)
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "where the run's tokenizer file is now, if it has moved"
-)
 #: Bytes of the file per line that is printed.
 _PIECE = 1 << 18
+
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_string("workdir", None, "the run whose model reads", required=True)
+    flags.DEFINE_string("input", None, "the file to read", required=True)
+    flags.DEFINE_string("save_memory", None, "write what is kept of the text to this file")
+    flags.DEFINE_string("memory", None, "go on from this file, read before")
+    flags.DEFINE_bool("freeze_memory", False, "read without learning")
+    flags.DEFINE_integer(
+        "room", 4096, "full attention only: tokens that may follow the text", lower_bound=0
+    )
+    flags.DEFINE_string("tokenizer", None, "where the run's tokenizer file is now, if it has moved")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,26 +46,28 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
-    workdir, path = Path(_WORKDIR.value), Path(_INPUT.value)
+    workdir, path = Path(flags.FLAGS.workdir), Path(flags.FLAGS.input)
     try:
-        trained = load_trained(workdir, _TOKENIZER.value)
+        trained = load_trained(workdir, flags.FLAGS.tokenizer)
         model, size = trained.model, text_size(path)
         if not size:
             raise ValueError(f"--input={path} is empty")
-        if _SAVE.value and not Path(_SAVE.value).absolute().parent.is_dir():
-            raise FileNotFoundError(f"--save_memory={_SAVE.value}: there is no such folder")
+        if flags.FLAGS.save_memory and not Path(flags.FLAGS.save_memory).absolute().parent.is_dir():
+            raise FileNotFoundError(
+                f"--save_memory={flags.FLAGS.save_memory}: there is no such folder"
+            )
         # Full attention keeps every token. A text has at most one per byte, and what starts it.
         stream = (
-            load_memory(_MEMORY.value, model)
-            if _MEMORY.value
-            else start_stream(model, max_length=size + 1 + _ROOM.value)
+            load_memory(flags.FLAGS.memory, model)
+            if flags.FLAGS.memory
+            else start_stream(model, max_length=size + 1 + flags.FLAGS.room)
         )
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
 
     nats, count, started = 0.0, 0, time.perf_counter()
-    options = {"freeze_memory": _FREEZE.value}
-    if not _MEMORY.value:
+    options = {"freeze_memory": flags.FLAGS.freeze_memory}
+    if not flags.FLAGS.memory:
         _, stream = score(model, [trained.tokenizer.start_token], stream, **options)
     for tokens in _tokens(path, trained.tokenizer):
         (losses,), stream = score(model, tokens, stream, **options)
@@ -74,11 +79,11 @@ def main(argv: Sequence[str]) -> None:
             flush=True,
         )
     print(f"{nats / size / math.log(2):.4f} bits per byte of {size:,} bytes in {path}")
-    if _SAVE.value:
-        save_memory(stream, _SAVE.value, model, source=os.fspath(workdir.absolute()))
+    if flags.FLAGS.save_memory:
+        save_memory(stream, flags.FLAGS.save_memory, model, source=os.fspath(workdir.absolute()))
         print(
-            f"kept in {_SAVE.value}: {Path(_SAVE.value).stat().st_size:,} bytes\n"
-            f'  python -m experiments.sample --memory={_SAVE.value} --prompt="..."'
+            f"kept in {flags.FLAGS.save_memory}: {Path(flags.FLAGS.save_memory).stat().st_size:,} bytes\n"
+            f'  python -m experiments.sample --memory={flags.FLAGS.save_memory} --prompt="..."'
         )
 
 
@@ -99,4 +104,4 @@ def _tokens(path: Path, tokenizer: Tokenizer) -> Iterator[Int32[np.ndarray, "T"]
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    program.run(main, define_flags, parse_flags)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from experiments import program
 from experiments.training.config import parse_flags
 from experiments.training.devices import single_kernel_loops
 from experiments.training.trained import Trained, load_trained
@@ -26,26 +27,27 @@ from titans_jax.inference import (
     start_stream,
 )
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "the run to sample from; with --memory by default the one that read it"
-)
-_MEMORY = flags.DEFINE_string("memory", None, "go on from what experiments.read saved here")
-_FREEZE = flags.DEFINE_bool("freeze_memory", False, "do not learn from the prompt and the output")
-_PROMPT = flags.DEFINE_string("prompt", "def main(", "the text to continue")
-_LENGTH = flags.DEFINE_integer("length", 400, "tokens to generate", lower_bound=1)
-_TEMPERATURE = flags.DEFINE_float(
-    "temperature", 0.8, "0 = always the likeliest token", lower_bound=0
-)
-_TOP_K = flags.DEFINE_integer(
-    "top_k", 40, "draw from the k likeliest tokens; 0 = from all", lower_bound=0
-)
-_TOP_P = flags.DEFINE_float("top_p", 1.0, "draw from the fewest tokens that have this probability")
-_PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "above 1: tokens seen before are rarer")
-_STOP = flags.DEFINE_string("stop", "", "end after any of these characters (each one token)")
-_SEED = flags.DEFINE_integer("seed", 0, "another seed gives another text", lower_bound=0)
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "where the run's tokenizer file is now, if it has moved"
-)
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_string(
+        "workdir", None, "the run to sample from; with --memory by default the one that read it"
+    )
+    flags.DEFINE_string("memory", None, "go on from what experiments.read saved here")
+    flags.DEFINE_bool("freeze_memory", False, "do not learn from the prompt and the output")
+    flags.DEFINE_string("prompt", "def main(", "the text to continue")
+    flags.DEFINE_integer("length", 400, "tokens to generate", lower_bound=1)
+    flags.DEFINE_float("temperature", 0.8, "0 = always the likeliest token", lower_bound=0)
+    flags.DEFINE_integer(
+        "top_k", 40, "draw from the k likeliest tokens; 0 = from all", lower_bound=0
+    )
+    flags.DEFINE_float("top_p", 1.0, "draw from the fewest tokens that have this probability")
+    flags.DEFINE_float("repetition_penalty", 1.0, "above 1: tokens seen before are rarer")
+    flags.DEFINE_string("stop", "", "end after any of these characters (each one token)")
+    flags.DEFINE_integer(
+        "seed", 0, "another seed gives another text", lower_bound=0, upper_bound=2**32 - 1
+    )
+    flags.DEFINE_string("tokenizer", None, "where the run's tokenizer file is now, if it has moved")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,16 +56,17 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
     try:
-        if not (_WORKDIR.value or _MEMORY.value):
+        if not (flags.FLAGS.workdir or flags.FLAGS.memory):
             raise ValueError("give --workdir=DIR, the run to sample from, or --memory=FILE")
         trained = load_trained(
-            Path(_WORKDIR.value or memory_source(_MEMORY.value or "")), _TOKENIZER.value
+            Path(flags.FLAGS.workdir or memory_source(flags.FLAGS.memory or "")),
+            flags.FLAGS.tokenizer,
         )
         sampling = Sampling(
-            temperature=_TEMPERATURE.value,
-            top_k=_TOP_K.value,
-            top_p=_TOP_P.value,
-            repetition_penalty=_PENALTY.value,
+            temperature=flags.FLAGS.temperature,
+            top_k=flags.FLAGS.top_k,
+            top_p=flags.FLAGS.top_p,
+            repetition_penalty=flags.FLAGS.repetition_penalty,
             stop_tokens=_stop_tokens(trained),
         )
         stream = _read_prompt(trained)
@@ -71,16 +74,16 @@ def main(argv: Sequence[str]) -> None:
         raise SystemExit(f"error: {error}") from error
 
     before = int(stream.length[0])
-    print(_PROMPT.value, end="", flush=True)
+    print(flags.FLAGS.prompt, end="", flush=True)
     pieces = generate_text(
         trained.model,
         trained.tokenizer,
         stream,
-        _LENGTH.value,
-        prompt=trained.tokenizer.encode(_PROMPT.value.encode()).tolist(),
+        flags.FLAGS.length,
+        prompt=trained.tokenizer.encode(flags.FLAGS.prompt.encode()).tolist(),
         sampling=sampling,
-        seed=_SEED.value,
-        freeze_memory=_FREEZE.value,
+        seed=flags.FLAGS.seed,
+        freeze_memory=flags.FLAGS.freeze_memory,
     )
     start = 0.0
     while True:
@@ -100,22 +103,22 @@ def main(argv: Sequence[str]) -> None:
 
 def _read_prompt(trained: Trained) -> Stream:
     model, tokenizer = trained.model, trained.tokenizer
-    prompt = tokenizer.encode(_PROMPT.value.encode()).tolist()
-    if _MEMORY.value:
-        stream = load_memory(_MEMORY.value, model)
+    prompt = tokenizer.encode(flags.FLAGS.prompt.encode()).tolist()
+    if flags.FLAGS.memory:
+        stream = load_memory(flags.FLAGS.memory, model)
     else:
         prompt = [tokenizer.start_token, *prompt]
-        stream = start_stream(model, max_length=len(prompt) + _LENGTH.value)
-    return prefill(model, prompt, stream, freeze_memory=_FREEZE.value)
+        stream = start_stream(model, max_length=len(prompt) + flags.FLAGS.length)
+    return prefill(model, prompt, stream, freeze_memory=flags.FLAGS.freeze_memory)
 
 
 def _stop_tokens(trained: Trained) -> tuple[int, ...]:
     tokens = []
-    for character in _STOP.value:
+    for character in flags.FLAGS.stop:
         ids = trained.tokenizer.encode(character.encode())
         if len(ids) != 1:
             raise ValueError(
-                f"--stop={_STOP.value!r} must hold characters of one token each, got {character!r}, "
+                f"--stop={flags.FLAGS.stop!r} must hold characters of one token each, got {character!r}, "
                 f"which is {len(ids)}"
             )
         tokens.append(int(ids[0]))
@@ -124,4 +127,4 @@ def _stop_tokens(trained: Trained) -> tuple[int, ...]:
 
 if __name__ == "__main__":
     single_kernel_loops()
-    app.run(main, flags_parser=parse_flags)
+    program.run(main, define_flags, parse_flags)

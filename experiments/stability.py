@@ -36,6 +36,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments import program
 from titans_jax import MemoryConfig, Titans, TitansConfig
 from titans_jax.config import ActivationDtype
 from titans_jax.data import read_documents
@@ -281,4 +282,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(program.keep_compiled(sys.argv[1:]))

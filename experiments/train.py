@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
+from experiments import program
 from experiments.compile_report.running import TooLargeError, compile_and_report
 from experiments.training import finetune, guard, lost, parameters, report, utilisation
 from experiments.training.checkpoints import CheckpointError, Checkpoints
@@ -30,7 +31,7 @@ from experiments.training.devices import split_cpu
 from experiments.training.mesh import Layout, check_layout, make_layout
 from experiments.training.metrics import MetricsLog, Work
 from experiments.training.optimizer import learning_rate_schedule, make_optimizer
-from experiments.training.preemption import Preemption, exit_when_asked
+from experiments.training.preemption import Preemption, exit_when_asked, second_interrupt_ends
 from experiments.training.probe import as_record, make_probe
 from experiments.training.processes import is_first, join_processes, say
 from experiments.training.profiling import Profile
@@ -44,16 +45,11 @@ from experiments.training.step import (
 )
 from experiments.training.text import Text, load_text, train_batches, valid_batches
 from experiments.training.watchdog import Watchdog
-from experiments.training.workdir import open_workdir
-from experiments.training.writers import open_writers, read_records
+from experiments.training.workdir import open_workdir, work_alone
+from experiments.training.writers import RecordsError, open_writers, read_records
 from titans_jax import TitansConfig
 from titans_jax.data import Tokenizer, load_tokenizer, lzma_bits_per_byte, order0_bits_per_byte
 from titans_jax.inference import Sampling, continuation_text, generate, prefill
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "the folder of the run; created, or continued", required=True
-)
 
 
 class Trained(NamedTuple):
@@ -120,7 +116,7 @@ def train(
             keep=config.keep_checkpoints,
             keep_every=config.keep_every,
         )
-        stack.callback(checkpoints.close)
+        at_end(stack, checkpoints.close)
         identity = {"tokenizer": tokenizer.fingerprint(), "text": text.fingerprint}
         start_step, params, opt_state = checkpoints.restore(params, opt_state, batches, identity)
         if start_step:
@@ -138,7 +134,7 @@ def train(
             log_every=config.log_every,
             learning_rate=learning_rate_schedule(config.optimizer, config.steps),
         )
-        stack.callback(log.close)
+        at_end(stack, log.close)
         bad_steps = guard.BadSteps(folder, model.variant, skip=config.on_bad_step == "skip")
         watchdog = Watchdog(config.step_timeout)
         stack.callback(watchdog.close)
@@ -180,7 +176,8 @@ def train(
                 )
                 with watchdog.watching("validation", times=config.eval_batches):
                     nats, tokens = evaluate(eval_step, params, map(layout.share, some))
-                log.validation(step, nats / tokens / math.log(2) * work.tokens_per_byte)
+                bits_per_byte = nats / tokens / math.log(2) * work.tokens_per_byte
+                log.validation(step, bits_per_byte, batches=config.eval_batches)
             if saving:
                 checkpoints.save(step, params, opt_state, batches, identity)
                 log.restart_clock()
@@ -201,6 +198,19 @@ def train(
         if not log.records or log.records[-1].get("valid_bpb") != valid_bpb:
             log.validation(config.steps, valid_bpb)
         return Trained(params, valid_bpb, log.records)
+
+
+def at_end(stack: contextlib.ExitStack, close: Callable[[], None]) -> None:
+    """Closes something at a stack's end; if that fails after an error, the first error is the one that is told."""
+
+    def leave(kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            close()
+        except (OSError, CheckpointError):
+            if error is None or isinstance(error, SystemExit):
+                raise
+
+    stack.push(leave)
 
 
 def _work(
@@ -297,8 +307,9 @@ def execute(run: Run) -> dict[str, float]:
     report.write_report(run.folder, scores, counts, records, sample)
     say(
         f"valid_bpb={scores[own]:.4f} order0_bpb={scores['order-0 entropy']:.4f} "
-        f"lzma_bpb={scores['lzma']:.4f} transformer_bpb={scores.get('transformer', math.nan):.4f} "
-        f"seconds={time.perf_counter() - started:.0f}"
+        f"lzma_bpb={scores['lzma']:.4f} "
+        + (f"transformer_bpb={scores['transformer']:.4f} " if "transformer" in trained else "")
+        + f"seconds={time.perf_counter() - started:.0f}"
     )
     return scores
 
@@ -313,31 +324,47 @@ def _sample(config: TrainConfig, params: PyTree, tokenizer: Tokenizer) -> str:
     return sample.prompt + continuation_text(tokenizer, prompt[1:], ids)
 
 
+def define_flags() -> None:
+    """The program's flags."""
+    config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
+    flags.mark_flag_as_required("config")
+    flags.DEFINE_string(
+        "workdir", None, "the folder of the run; created, or continued", required=True
+    )
+
+
 def main(argv: Sequence[str]) -> None:
     """Reads the flags and runs; what a user can get wrong ends in one message, not a traceback."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.FATAL)  # Orbax logs every file it touches; what matters is raised
     exit_when_asked()
-    try:
-        config = train_config(_CONFIG.value)
-        split_cpu(config.cpu_devices)
-        join_processes(config)
-        prepared = prepare(config, epath.Path(_WORKDIR.value))
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(second_interrupt_ends())
+        try:
+            config = train_config(flags.FLAGS.config)
+            split_cpu(config.cpu_devices)
+            join_processes(config)
+            folder = epath.Path(flags.FLAGS.workdir)
+            stack.enter_context(work_alone(folder))
+            prepared = prepare(config, folder)
+        except (ValueError, OSError, ImportError) as error:
+            raise SystemExit(f"error: {error}") from error
+        _execute_or_say(prepared)
+
+
+def _execute_or_say(prepared: Run) -> None:
     try:
         execute(prepared)
     except (guard.BadStepError, TooLargeError) as error:  # all processes see it
         raise SystemExit(f"error: {error}") from error
     except Exception as error:
         if jax.process_count() > 1:
-            lost.outlive(config.process_timeout)
-        if isinstance(error, CheckpointError):
+            lost.outlive(prepared.config.process_timeout)
+        if isinstance(error, CheckpointError | RecordsError | OSError):
             raise SystemExit(f"error: {error}") from error
         raise
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=parse_flags)
+    program.run(main, define_flags, parse_flags)

@@ -4,12 +4,14 @@ import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # programs write nothing into the user's cache
 
 import jax
 from hypothesis import HealthCheck, settings
 
 # Equality is proved in float64; library code is explicit about every dtype and never notices.
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_enable_compilation_cache", True)  # where a test says where to
 
 # A new shape compiles anew, so examples are few and have no deadline. CI tries the same ones every time.
 settings.register_profile(

@@ -25,7 +25,6 @@ from experiments.training.config import from_config_dict
 from titans_jax.data import load_tokenizer
 
 CONFIG = "experiments/configs/ablation.py"
-DATA = define_data_dir()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     with messages(argv):
         config = from_config_dict(AblationConfig, flags.FLAGS.config)
         workdir = Path(flags.FLAGS.workdir)
-        data = data_dir(DATA)
+        data = data_dir()
         text, needles = TextTask(data, config.text), Needles(data, config.needles)
         tokenizer = load_tokenizer(config.streams.tokenizer)
         streams = Streams(data, config.streams, tokenizer) if config.stream_cases else None
@@ -56,4 +55,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags("ablation")
+    define_data_dir()
     app.run(main, flags_parser=parser(CONFIG))

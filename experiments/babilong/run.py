@@ -24,7 +24,6 @@ from experiments.language_modeling.task import with_vocabulary
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/babilong.py"
-DATA = define_data_dir()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     with messages(argv):
         config = from_config_dict(BabilongConfig, flags.FLAGS.config)
         workdir = Path(flags.FLAGS.workdir)
-        task = Babilong(data_dir(DATA), config, workdir)
+        task = Babilong(data_dir(), config, workdir)
         models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
         study = run_study(task, models, config.study, workdir)
         results = {
@@ -45,4 +44,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags("babilong")
+    define_data_dir()
     app.run(main, flags_parser=parser(CONFIG))

@@ -19,12 +19,16 @@ from experiments.compile_report.report import markdown, row
 from experiments.training.config import TrainConfig, parse_flags, train_config
 from pallas_kernels.chips import chip_of
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:8x8", "chip and shape, e.g. v5e:16x16, v5p:8x8x8")
-_SLICES = flags.DEFINE_integer("num_slices", 1, "slices of that topology", lower_bound=1)
-_VOCABULARY = flags.DEFINE_integer("vocab_size", 32_000, "tokens of the vocabulary", lower_bound=1)
-_FIND = flags.DEFINE_bool("find_batch", False, "also find the largest batch per device that fits")
-_JSON = flags.DEFINE_bool("json", False, "print only JSON")
+
+def define_flags() -> None:
+    """The program's flags."""
+    config_flags.DEFINE_config_file("config", None, "a file of experiments/configs/")
+    flags.mark_flag_as_required("config")
+    flags.DEFINE_string("topology", "v5e:8x8", "chip and shape, e.g. v5e:16x16, v5p:8x8x8")
+    flags.DEFINE_integer("num_slices", 1, "slices of that topology", lower_bound=1)
+    flags.DEFINE_integer("vocab_size", 32_000, "tokens of the vocabulary", lower_bound=1)
+    flags.DEFINE_bool("find_batch", False, "also find the largest batch per device that fits")
+    flags.DEFINE_bool("json", False, "print only JSON")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,23 +37,23 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     use_compiler_only()
     try:
-        config = train_config(_CONFIG.value)
-        model = dataclasses.replace(config.model, vocab_size=_VOCABULARY.value)
+        config = train_config(flags.FLAGS.config)
+        model = dataclasses.replace(config.model, vocab_size=flags.FLAGS.vocab_size)
         config = dataclasses.replace(config, model=model)
-        chip = chip_of(_TOPOLOGY.value)
-        devices = topology_devices(_TOPOLOGY.value, _SLICES.value)
+        chip = chip_of(flags.FLAGS.topology)
+        devices = topology_devices(flags.FLAGS.topology, flags.FLAGS.num_slices)
         result = row(config, compile_step(config, devices)[0], chip, devices)
-        if _FIND.value:
+        if flags.FLAGS.find_batch:
             result["largest_batch_per_device"] = _largest_batch(config, devices)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
     result = {
         "config": next(a for a in sys.argv if a.startswith("--config=")).removeprefix("--config="),
-        "topology": _TOPOLOGY.value,
-        "num_slices": _SLICES.value,
+        "topology": flags.FLAGS.topology,
+        "num_slices": flags.FLAGS.num_slices,
         **result,
     }
-    print(json.dumps(result, indent=1) if _JSON.value else markdown(result), flush=True)
+    print(json.dumps(result, indent=1) if flags.FLAGS.json else markdown(result), flush=True)
 
 
 def _largest_batch(config: TrainConfig, devices: list[jax.Device]) -> int:
@@ -76,5 +80,5 @@ def _largest_batch(config: TrainConfig, devices: list[jax.Device]) -> int:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
+    define_flags()
     app.run(main, flags_parser=parse_flags)

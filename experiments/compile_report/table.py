@@ -24,8 +24,11 @@ SIZES = ("170m", "340m", "400m", "760m")
 VARIANTS = ("mac", "mag", "mal", "lmm")
 VOCABULARY = 32_000
 
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "chip and shape")
-_OUTPUT = flags.DEFINE_string("output", "runs/compile_report", "folder of the tables")
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_string("topology", "v5e:16x16", "chip and shape")
+    flags.DEFINE_string("output", "runs/compile_report", "folder of the tables")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,11 +37,11 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     use_compiler_only()
     try:
-        chip, devices = chip_of(_TOPOLOGY.value), topology_devices(_TOPOLOGY.value)
+        chip, devices = chip_of(flags.FLAGS.topology), topology_devices(flags.FLAGS.topology)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    name = _TOPOLOGY.value.replace(":", "_")
-    path = Path(_OUTPUT.value) / f"{name}.json"
+    name = flags.FLAGS.topology.replace(":", "_")
+    path = Path(flags.FLAGS.output) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     done = {(r["size"], r["variant"]) for r in rows}
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
             )
             step, _ = compile_step(config, devices)
             rows.append({"size": size, **row(config, step, chip, devices)})
-            result = {"topology": _TOPOLOGY.value, "versions": versions(), "rows": rows}
+            result = {"topology": flags.FLAGS.topology, "versions": versions(), "rows": rows}
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             path.with_suffix(".md").write_text(_markdown(result), encoding="utf-8")
             print(f"{size} {variant}: {step.seconds:.0f} s", flush=True)
@@ -91,4 +94,5 @@ def _markdown(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.steps = 750
     config.batch_size = 2
     config.cpu_devices = 2
+    config.probe_every = 250
     config.data.valid_bytes = 262_144
     config.data.sequence_length = 512
     config.optimizer.learning_rate = 2e-3

@@ -30,8 +30,11 @@ VARIANTS: tuple[Variant, ...] = ("lmm", "mac", "mag", "mal")
 #: Tokens of one measurement.
 TOKENS = 512
 
-_REPEAT = flags.DEFINE_integer("repeat", 7, "measurements of each", lower_bound=1)
-_PRESET = flags.DEFINE_string("preset", "tiny", "a preset's name")
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_integer("repeat", 7, "measurements of each", lower_bound=1)
+    flags.DEFINE_string("preset", "tiny", "a preset's name")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,9 +43,9 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     worst = 0.0
     for variant in VARIANTS:
-        model = Titans(preset(_PRESET.value, variant), rngs=nnx.Rngs(0))
+        model = Titans(preset(flags.FLAGS.preset, variant), rngs=nnx.Rngs(0))
         dots = list(token_matmuls(model))
-        token, matmuls = measure(model, dots, _REPEAT.value)
+        token, matmuls = measure(model, dots, flags.FLAGS.repeat)
         worst = max(worst, token / matmuls)
         print(
             f"{variant}  {1e6 * token:7.1f} us per token  {1e6 * matmuls:7.1f} us for its {len(dots)} matmuls  "
@@ -161,4 +164,5 @@ def _timed(run: Callable[[], None]) -> float:
 
 if __name__ == "__main__":
     single_kernel_loops()
+    define_flags()
     app.run(main)

@@ -29,48 +29,49 @@ from experiments.kernel_report.rows import submit
 from experiments.kernel_report.shapes import PRESETS, MemoryShape, preset_shape, table_shapes
 from pallas_kernels.chips import CHIPS, chip_of
 
-_TOPOLOGY = flags.DEFINE_list(
-    "topology", ["v5e:2x2"], f"topologies CHIP:SHAPE, chips {', '.join(CHIPS)}"
-)
-_PRESET = flags.DEFINE_enum("preset", None, PRESETS, "report the memory of one preset only")
-_JSON = flags.DEFINE_bool("json", False, "print a JSON list of the rows and nothing else")
-_OUTPUT = flags.DEFINE_string("output", None, "folder for report.md, report.json and roofline.png")
-_CURVE = flags.DEFINE_bool(
-    "checkpoint_curve", False, "bytes saved against time, by checkpoint_every, of one shape"
-)
-_TIMEOUT = flags.DEFINE_float("timeout", 600.0, "seconds for each compilation", lower_bound=1.0)
-
 #: The shape of the curve where no preset is named: that of all presets of the paper's sizes.
 CURVE_PRESET = "400m"
+
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_list("topology", ["v5e:2x2"], f"topologies CHIP:SHAPE, chips {', '.join(CHIPS)}")
+    flags.DEFINE_enum("preset", None, PRESETS, "report the memory of one preset only")
+    flags.DEFINE_bool("json", False, "print a JSON list of the rows and nothing else")
+    flags.DEFINE_string("output", None, "folder for report.md, report.json and roofline.png")
+    flags.DEFINE_bool(
+        "checkpoint_curve", False, "bytes saved against time, by checkpoint_every, of one shape"
+    )
+    flags.DEFINE_float("timeout", 600.0, "seconds for each compilation", lower_bound=1.0)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the report that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"no arguments besides flags, got {argv[1:]}")
-    topologies = _TOPOLOGY.value
+    topologies = flags.FLAGS.topology
     for topology in topologies:
         chip_of(topology)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        if _CURVE.value:
+        if flags.FLAGS.checkpoint_curve:
             _report_curve(pool, topologies)
         else:
-            shapes = [preset_shape(_PRESET.value)] if _PRESET.value else table_shapes()
+            shapes = [preset_shape(flags.FLAGS.preset)] if flags.FLAGS.preset else table_shapes()
             _report_rows(pool, shapes, topologies)
 
 
 def _report_rows(
     pool: ThreadPoolExecutor, shapes: list[MemoryShape], topologies: list[str]
 ) -> None:
-    pending = [submit(pool, shape, topologies, _TIMEOUT.value) for shape in shapes]
+    pending = [submit(pool, shape, topologies, flags.FLAGS.timeout) for shape in shapes]
     rows: list[dict[str, Any]] = []
     for shape, finish in zip(shapes, pending, strict=True):
         rows += finish()
         rows.sort(key=lambda row: topologies.index(row["topology"]))
-        if _OUTPUT.value:
-            _write(rows, _make(_OUTPUT.value))
+        if flags.FLAGS.output:
+            _write(rows, _make(flags.FLAGS.output))
         print(f"{shape.label()}: done", file=sys.stderr)
-    if _JSON.value:
+    if flags.FLAGS.json:
         print(json.dumps(rows, indent=1))
     else:
         print(
@@ -85,19 +86,19 @@ def _write(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def _report_curve(pool: ThreadPoolExecutor, topologies: list[str]) -> None:
-    shape = preset_shape(_PRESET.value or CURVE_PRESET)
+    shape = preset_shape(flags.FLAGS.preset or CURVE_PRESET)
     points: list[dict[str, Any]] = []
     for topology in topologies:
-        points += checkpoint_curve(pool, shape, topology, _TIMEOUT.value)
-    if _JSON.value:
+        points += checkpoint_curve(pool, shape, topology, flags.FLAGS.timeout)
+    if flags.FLAGS.json:
         print(json.dumps(points, indent=1))
     else:
         print(f"{text.LABEL}\n{text.versions()}\n{_command()}\n")
         for topology in topologies:
             own = [point for point in points if point["topology"] == topology]
             print(f"{topology}, {shape.label()}\n{text.curve_table(own)}\n")
-    if _OUTPUT.value:
-        folder = _make(_OUTPUT.value)
+    if flags.FLAGS.output:
+        folder = _make(flags.FLAGS.output)
         (folder / "checkpoint_curve.json").write_text(json.dumps(points, indent=1) + "\n")
 
 
@@ -114,4 +115,5 @@ def _command() -> str:
 if __name__ == "__main__":
     # Children compile for TPUs; this process only traces, and must not look for a device.
     jax.config.update("jax_platforms", "cpu")
+    define_flags()
     app.run(main)

@@ -2,26 +2,25 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 VARIABLE = "TITANS_DATA"
 
 
-def define_data_dir() -> Any:
-    """Defines --data_dir; the flag's `.value` once flags are parsed."""
-    return flags.DEFINE_string("data_dir", None, f"folder of the data; by default ${VARIABLE}")
+def define_data_dir() -> None:
+    """Defines --data_dir: when the command runs, for a process may import several."""
+    flags.DEFINE_string("data_dir", None, f"folder of the data; by default ${VARIABLE}")
 
 
-def data_dir(flag: Any) -> Path:
+def data_dir() -> Path:
     """The folder that --data_dir or the environment says.
 
     Raises:
       ValueError: neither does.
       FileNotFoundError: there is no such folder.
     """
-    given = flag.value or os.environ.get(VARIABLE)
+    given = flags.FLAGS.data_dir or os.environ.get(VARIABLE)
     if not given:
         raise ValueError(f"give --data_dir=DIR, the folder of the data, or set {VARIABLE}")
     folder = Path(given)

@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import program
 from experiments.language_modeling.likelihood import likelihoods
 from experiments.language_modeling.questions import Task, find_tasks
 from experiments.language_modeling.scoring import score
@@ -86,5 +87,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=parse_flags)
+    program.run(main, define_flags, parse_flags)

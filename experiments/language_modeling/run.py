@@ -22,14 +22,13 @@ from experiments.language_modeling.task import LanguageModeling, with_vocabulary
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/language_modeling.py"
-DATA = define_data_dir()
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing of the study and writes the results."""
     with messages(argv):
         config = from_config_dict(LanguageModelingConfig, flags.FLAGS.config)
-        task = LanguageModeling(data_dir(DATA), config.text, config.questions)
+        task = LanguageModeling(data_dir(), config.text, config.questions)
         models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
         study = run_study(task, models, config.study, Path(flags.FLAGS.workdir))
         results = {"command": command_line("experiments.language_modeling.run"), "study": study}
@@ -38,4 +37,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags("language_modeling")
+    define_data_dir()
     app.run(main, flags_parser=parser(CONFIG))

@@ -40,10 +40,13 @@ VARIANTS = ("lmm", "mag", "transformer")
 #: Tokens generated per measurement of decoding.
 DECODED = 64
 
-_LONGEST = flags.DEFINE_integer("longest", 16_384, "longest training sequence, a power of two")
-_CACHE = flags.DEFINE_integer("longest_cache", 262_144, "longest decoded text, a power of two")
-_REPEAT = flags.DEFINE_integer("repeat", 3, "repetitions of each measurement", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", "runs/long_context/crossing", "folder for what is written")
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_integer("longest", 16_384, "longest training sequence, a power of two")
+    flags.DEFINE_integer("longest_cache", 262_144, "longest decoded text, a power of two")
+    flags.DEFINE_integer("repeat", 3, "repetitions of each measurement", lower_bound=1)
+    flags.DEFINE_string("output", "runs/long_context/crossing", "folder for what is written")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,12 +57,12 @@ def main(argv: Sequence[str]) -> None:
         name: Titans(make_config(name, "stdlib", 1).model, rngs=nnx.Rngs(0)) for name in VARIANTS
     }
     training, decoding = [], []
-    for length in _powers(512, _LONGEST.value):
+    for length in _powers(512, flags.FLAGS.longest):
         training.append(
             {"length": length} | {n: _train_seconds(m, length) for n, m in models.items()}
         )
         print("training step", _line(training[-1]), flush=True)
-    for length in _powers(1024, _CACHE.value):
+    for length in _powers(1024, flags.FLAGS.longest_cache):
         decoding.append(
             {"length": length} | {n: _decode_seconds(m, length) for n, m in models.items()}
         )
@@ -76,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
             for name in VARIANTS[:-1]
         },
     }
-    output = Path(_OUTPUT.value)
+    output = Path(flags.FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "crossing.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (output / "crossing.md").write_text(markdown(result), encoding="utf-8")
@@ -116,7 +119,7 @@ def _decode_seconds(model: Titans, length: int) -> float:
 def _least(run: Callable[[], object]) -> float:
     run()  # compiles
     seconds = []
-    for _ in range(_REPEAT.value):
+    for _ in range(flags.FLAGS.repeat):
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)
@@ -193,4 +196,5 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
+from experiments import program
 from experiments.long_context import report
 from experiments.long_context.streaming import octaves, share_one_arena, stream_text, time_ratio
 from experiments.long_context.training import RECORD, make_config
@@ -41,15 +42,16 @@ VARIANTS = ("lmm", "mac", "mag", "mal")
 MODES = ("learning", "frozen", "frozen late", "reset")
 BLOCK = 1024
 
-_TOKENS = flags.DEFINE_integer("tokens", 2_097_152, "tokens to stream, a power of two")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/long_context", "folder of the models, one per variant"
-)
-_DATA = flags.DEFINE_string("data_path", "stdlib", "text to train on and, held out, to stream")
-_STEPS = flags.DEFINE_integer("train_steps", 300, "of each model that is not trained yet")
-_RESET = flags.DEFINE_integer("reset_every", 1024, "tokens between resets; a multiple of 1024")
-_FULL = flags.DEFINE_integer("full_attention", 16_384, "longest stream of the Transformer++")
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the table, the picture and the JSON")
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_integer("tokens", 2_097_152, "tokens to stream, a power of two")
+    flags.DEFINE_string("workdir", "runs/long_context", "folder of the models, one per variant")
+    flags.DEFINE_string("data_path", "stdlib", "text to train on and, held out, to stream")
+    flags.DEFINE_integer("train_steps", 300, "of each model that is not trained yet")
+    flags.DEFINE_integer("reset_every", 1024, "tokens between resets; a multiple of 1024")
+    flags.DEFINE_integer("full_attention", 16_384, "longest stream of the Transformer++")
+    flags.DEFINE_string("output", None, "folder for the table, the picture and the JSON")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,12 +60,14 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     share_one_arena()
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
-    output = Path(_OUTPUT.value or Path(_WORKDIR.value) / "stream")
+    output = Path(flags.FLAGS.output or Path(flags.FLAGS.workdir) / "stream")
     try:
         _check()
         records = {variant: _train(variant) for variant in (*VARIANTS, "transformer")}
-        ids = _held_out(records[VARIANTS[0]], _TOKENS.value)
-        models = {variant: from_pretrained(Path(_WORKDIR.value) / variant) for variant in records}
+        ids = _held_out(records[VARIANTS[0]], flags.FLAGS.tokens)
+        models = {
+            variant: from_pretrained(Path(flags.FLAGS.workdir) / variant) for variant in records
+        }
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -71,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     ratios: dict[str, float] = {}
     for variant in VARIANTS:
         rows += _run(models[variant], variant, MODES[0], ids, ratios)
-    for length in octaves(min(_FULL.value, ids.size)):
+    for length in octaves(min(flags.FLAGS.full_attention, ids.size)):
         text = ids[:length]
         rows += _run(models["transformer"], "transformer", "full attention", text, ratios)[-1:]
     with ThreadPoolExecutor(2) as two:  # of these only the loss is reported: they need not be alone
@@ -88,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
         "versions": versions(),
         "tokens": ids.size,
         "block": BLOCK,
-        "reset_every": _RESET.value,
+        "reset_every": flags.FLAGS.reset_every,
         "seeds": sorted({record["config"]["seed"] for record in records.values()}),
         "train_steps": {v: record["config"]["steps"] for v, record in records.items()},
         "train_seconds": {v: record["seconds"] for v, record in records.items()},
@@ -119,7 +123,7 @@ def _run(
         ids,
         mode=mode,
         block=BLOCK,
-        reset_every=_RESET.value,
+        reset_every=flags.FLAGS.reset_every,
         freeze_from=reference,
         max_length=ids.size if variant == "transformer" else None,
         keep=(reference, ids.size) if mode == "learning" else (),
@@ -137,7 +141,7 @@ def _run(
 
 
 def _check() -> None:
-    tokens, reset = _TOKENS.value, _RESET.value
+    tokens, reset = flags.FLAGS.tokens, flags.FLAGS.reset_every
     if tokens < BLOCK or tokens & (tokens - 1):
         raise ValueError(f"--tokens must be a power of two of at least {BLOCK}, got {tokens}")
     if reset < BLOCK or reset % BLOCK:
@@ -146,7 +150,7 @@ def _check() -> None:
 
 def _train(variant: str) -> dict[str, Any]:
     """The record of the variant's training, which is done in a process of its own if it is not done yet."""
-    workdir = Path(_WORKDIR.value) / variant
+    workdir = Path(flags.FLAGS.workdir) / variant
     if not (workdir / RECORD).exists():
         command = [
             sys.executable,
@@ -154,8 +158,8 @@ def _train(variant: str) -> dict[str, Any]:
             "experiments.long_context.train",
             f"--variant={variant}",
             f"--workdir={workdir}",
-            f"--data_path={_DATA.value}",
-            f"--steps={_STEPS.value}",
+            f"--data_path={flags.FLAGS.data_path}",
+            f"--steps={flags.FLAGS.train_steps}",
         ]
         subprocess.run(command, check=True)
     return json.loads((workdir / RECORD).read_text(encoding="utf-8"))
@@ -184,4 +188,4 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main, define_flags)

@@ -13,16 +13,20 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from experiments import program
 from experiments.long_context.training import MEAN_WINDOWS, RECORD, make_config, train
 from experiments.training.config import flatten
 from experiments.training.text import load_text
 from titans_jax.data.tokenizers import ByteTokenizer
 from titans_jax.inference import save_pretrained
 
-_VARIANT = flags.DEFINE_string("variant", "lmm", "lmm, mac, mag, mal or transformer")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/long_context/lmm", "folder of the model")
-_DATA = flags.DEFINE_string("data_path", "stdlib", "a text file, a folder, a glob, or stdlib")
-_STEPS = flags.DEFINE_integer("steps", 300, "optimizer steps", lower_bound=1)
+
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_string("variant", "lmm", "lmm, mac, mag, mal or transformer")
+    flags.DEFINE_string("workdir", "runs/long_context/lmm", "folder of the model")
+    flags.DEFINE_string("data_path", "stdlib", "a text file, a folder, a glob, or stdlib")
+    flags.DEFINE_integer("steps", 300, "optimizer steps", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -30,13 +34,13 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     try:
-        config = make_config(_VARIANT.value, _DATA.value, _STEPS.value)
+        config = make_config(flags.FLAGS.variant, flags.FLAGS.data_path, flags.FLAGS.steps)
         text = load_text(config, ByteTokenizer())
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     began = time.perf_counter()
     model, losses = train(config, np.concatenate(text.train.documents))
-    folder = Path(_WORKDIR.value)
+    folder = Path(flags.FLAGS.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     save_pretrained(model, folder)
     record = {
@@ -50,4 +54,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main, define_flags)

@@ -24,7 +24,6 @@ from experiments.memory_depth.task import LengthTask, make_models, speeds
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/memory_depth.py"
-DATA = define_data_dir()
 #: Of the study whose models are not of one size: any difference.
 ANY_SIZE = 100.0
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     with messages(argv):
         config = from_config_dict(MemoryDepthConfig, flags.FLAGS.config)
         workdir = Path(flags.FLAGS.workdir)
-        task = LengthTask(data_dir(DATA), config)
+        task = LengthTask(data_dir(), config)
         one_width, one_size = make_models(config, with_vocabulary(config.model, task.tokenizer))
         rows = Rows(workdir, config)
         any_size = dataclasses.replace(config.study, tolerance=ANY_SIZE)
@@ -49,4 +48,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags("memory_depth")
+    define_data_dir()
     app.run(main, flags_parser=parser(CONFIG))

@@ -22,14 +22,13 @@ from experiments.needle_in_a_haystack.task import Needles
 from experiments.training.config import from_config_dict
 
 CONFIG = "experiments/configs/needle_in_a_haystack.py"
-DATA = define_data_dir()
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing and writes the results."""
     with messages(argv):
         config = from_config_dict(NeedleConfig, flags.FLAGS.config)
-        task = Needles(data_dir(DATA), config)
+        task = Needles(data_dir(), config)
         models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
         results = {
             "command": command_line("experiments.needle_in_a_haystack.run"),
@@ -40,4 +39,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags("needle_in_a_haystack")
+    define_data_dir()
     app.run(main, flags_parser=parser(CONFIG))

@@ -4,17 +4,16 @@ Every file is decided by the plan and made by one unit, so the number of workers
 change nothing. The manifest is written last: without it, the folder is not prepared.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments.lock import lock
 from experiments.prepare.held_out import NEAR, Rule, rule_for
 from experiments.prepare.plan import Plan, claim, write_whole
 from experiments.prepare.shard_maker import (
@@ -28,7 +27,6 @@ from experiments.prepare.shard_maker import (
 from experiments.prepare.workers import Maker
 from titans_jax.data.prepared import (
     MANIFEST,
-    PLAN,
     VALID_TABLE,
     VALID_TEXT,
     Manifest,
@@ -69,7 +67,7 @@ def prepare(
     tokenizer = load_tokenizer(tokenizer_spec)
     folder = folder.expanduser()
     claim(folder, plan)
-    with _alone(folder):
+    with lock(folder, f"--output={folder}"):
         if (folder / MANIFEST).is_file():
             manifest = open_prepared(folder).manifest
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
@@ -163,14 +161,3 @@ def _finish(
 
 def _weight(unit: Sequence) -> int:
     return sum(part.weight for part in unit)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second preparation out of the folder; the lock goes with the process, however it ends."""
-    with (folder / PLAN).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"--output={folder}: another preparation is at work there") from error
-        yield

@@ -404,6 +404,8 @@ def _from_flags(cls: type, values: dict[str, Any], path: str) -> Any:
     hints = typing.get_type_hints(cls)
     converted = {}
     for name, value in values.items():
+        if name not in hints:
+            raise ValueError(f"{path}.{name}: no such field; {_nearest(name, list(hints))}")
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
             value = _from_flags(typing.cast(type, hint), value, f"{path}.{name}")

@@ -1,5 +1,6 @@
 """Metrics of a run: fetched from the device one step late, written down, and shortly on the console."""
 
+import contextlib
 import math
 import resource
 import sys
@@ -44,7 +45,8 @@ class MetricsLog:
         "step_seconds_p90",
         "step_seconds_p99",
         "goodput",
-        "memory_bytes",
+        "device_memory_bytes",
+        "ram_bytes",
     )
 
     def __init__(
@@ -99,10 +101,21 @@ class MetricsLog:
             writer.flush()
         return written
 
-    def validation(self, step: int, bits_per_byte: float) -> None:
-        """Records a validation at `step` and prints it."""
-        self.record({"step": step, "valid_bpb": bits_per_byte})
-        say(f"{self._name} step {step}/{self._steps}  validation {bits_per_byte:.4f} bits per byte")
+    def validation(self, step: int, bits_per_byte: float, batches: int | None = None) -> None:
+        """Records a validation at `step` and prints it.
+
+        Args:
+          step: after which it was.
+          bits_per_byte: what came out.
+          batches: validation batches that were scored, as "valid_batches_bpb"; None for the whole held-out text, as
+            "valid_bpb".
+        """
+        name = "valid_bpb" if batches is None else "valid_batches_bpb"
+        scored = "all held-out text" if batches is None else f"the first {batches} batches"
+        self.record({"step": step, name: bits_per_byte})
+        say(
+            f"{self._name} step {step}/{self._steps}  validation {bits_per_byte:.4f} bits per byte of {scored}"
+        )
         self.restart_clock()
 
     def record(self, record: Record) -> None:
@@ -116,9 +129,10 @@ class MetricsLog:
         self._clock.restart()
 
     def close(self) -> None:
-        """Closes the files."""
-        for writer in self._writers:
-            writer.close()
+        """Closes the files, all of them, whatever becomes of one."""
+        with contextlib.ExitStack() as stack:
+            for writer in reversed(self._writers):
+                stack.callback(writer.close)
 
     def _write(self, step: int, metrics: StepMetrics) -> tuple[int, StepMetrics]:
         metrics = jax.device_get(metrics)
@@ -146,7 +160,7 @@ class MetricsLog:
 
     def _speed(self) -> Record:
         times = self._clock.report()
-        speed: Record = {"memory_bytes": peak_memory()}
+        speed: Record = peak_memory()
         mean = times.pop("step_seconds_mean", None)
         if mean is not None:
             work = self._work
@@ -165,18 +179,25 @@ class MetricsLog:
             f"lr {record['learning_rate']:.2e}  grad {record['grad_norm']:.2f}  "
             + (f"{speed:,.0f} tokens/s  eta {_hours(eta)}  " if speed and eta is not None else "")
             + (f"mfu {record['mfu']:.1%}  " if "mfu" in record else "")
-            + f"memory {record['memory_bytes'] / 2**30:.2f} GiB",
+            + _memory(record),
             flush=True,
         )
 
 
-def peak_memory() -> int:
-    """Returns the device's peak bytes in use, or, where the device keeps no count (CPU), the process's peak."""
+def peak_memory() -> Record:
+    """Returns the device's peak bytes in use, or, where the device keeps no count (CPU), the process's peak of RAM."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
+        return {"device_memory_bytes": stats["peak_bytes_in_use"]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return {"ram_bytes": peak if sys.platform == "darwin" else peak * 1024}
+
+
+def _memory(record: Record) -> str:
+    names = {"device_memory_bytes": "device memory", "ram_bytes": "RAM"}
+    return "  ".join(
+        f"{said} {record[name] / 2**30:.2f} GiB" for name, said in names.items() if name in record
+    )
 
 
 def _by_group(name: str, norms: Any) -> Record:

@@ -37,7 +37,6 @@ def plot_curves(
             steps[width - 1 :], smooth, label=f"{name}, training (mean of {width} steps)"
         )
         if valid:
-            # Only the last is over all held-out text; those before score a few batches of it.
             step, value = valid[-1]
             label = f"{name}, all held-out text ({value:.3f})"
             axes.plot(step, value, "o", color=line.get_color(), label=label)

@@ -4,15 +4,18 @@ It may be a path of this machine or a URL such as gs://BUCKET/RUN, which needs t
 a folder that all of them see.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from experiments.lock import lock
 from experiments.training.config import TrainConfig, flatten
 from experiments.training.processes import is_first, say
 
@@ -49,6 +52,29 @@ MAY_CHANGE = frozenset(
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+@contextlib.contextmanager
+def work_alone(folder: epath.PathLike) -> Iterator[None]:
+    """Keeps every other run out of the folder, which is created; in the first process, for all of its job.
+
+    Raises:
+      ValueError: another run is at work there.
+      OSError: it cannot be written.
+    """
+    folder = epath.Path(folder)
+    if not is_first():
+        yield
+        return
+    new = not folder.exists()
+    with contextlib.ExitStack() as stack:
+        with _writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(folder, f"--workdir={folder}"))
+        yield
+    if new and not is_url(folder):
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # nothing was put there
+
+
 def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
     """Creates the folder, or checks that it belongs to this config; writes config.json and versions.json.
 
@@ -60,7 +86,7 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
     path = folder / "config.json"
     flat = json.loads(json.dumps(flatten(config), default=_named))
     if path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = _read(path)
         differing = [
             f"  config.{name}: {saved.get(name, 'absent')!r} in the workdir, {flat.get(name, 'absent')!r} given"
             for name in sorted(saved.keys() | flat.keys())
@@ -73,6 +99,10 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
                 + "\n"
                 "give the same values, or another --workdir"
             )
+        if not isinstance(saved.get("steps"), int):
+            raise ValueError(
+                f"{path}: steps must be a positive integer, got {saved.get('steps')!r}"
+            )
         if flat["steps"] < saved["steps"]:
             raise ValueError(
                 f"config.steps={flat['steps']}: the run in --workdir={folder} was started with {saved['steps']}; "
@@ -83,15 +113,10 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
                 f"steps: {saved['steps']} before, {flat['steps']} now; the learning rate now ends its decay there"
             )
     if is_first():
-        try:
+        with _writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             _write(path, flat)
             _write(folder / "versions.json", versions())
-        except OSError as error:
-            raise OSError(
-                f"--workdir={folder}: cannot be written ({type(error).__name__}: {error}); make room or give "
-                "permission, or choose another --workdir"
-            ) from error
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("workdir written")
         if not path.exists():
@@ -106,13 +131,14 @@ def read_config(folder: epath.PathLike) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is none.
+      ValueError: its file is damaged.
     """
     path = epath.Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"--workdir={folder}: no run there (no config.json); train one first"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read(path)
 
 
 def versions() -> dict[str, str]:
@@ -129,6 +155,29 @@ def is_url(path: epath.PathLike) -> bool:
 def absolute(path: epath.PathLike) -> epath.Path:
     """Returns the path that names the same from any working directory; `Path.absolute` would spoil a URL."""
     return epath.Path(path) if is_url(path) else epath.Path(path).absolute()
+
+
+@contextlib.contextmanager
+def _writable(folder: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"--workdir={folder}: cannot be written ({type(error).__name__}: {error}); make room or give "
+            "permission, or choose another --workdir"
+        ) from error
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}, no object")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); write it anew from a backup, or give another --workdir"
+        ) from error
+    return content
 
 
 def _write(path: epath.Path, content: dict[str, Any]) -> None:

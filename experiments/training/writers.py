@@ -4,20 +4,31 @@ In a folder of this machine the files grow line by line. Storage behind a URL su
 files are written whole, at every `flush`.
 """
 
+import contextlib
 import hashlib
 import importlib
 import json
+import os
+import socket
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
 from experiments.training.config import TrainConfig, flatten
 from experiments.training.workdir import absolute, is_url
 
 Record = dict[str, Any]
+
+
+class RecordsError(ValueError):
+    """A file of metrics does not hold what was written."""
 
 
 class Writer(Protocol):
@@ -76,25 +87,29 @@ class JsonLines:
         line = json.dumps(record) + "\n"
         if self._file is None:
             self._lines.append(line)
-        else:
+            return
+        with _named(self._path):
             self._file.write(line)
 
     def flush(self) -> None:
         """Makes the lines readable by others."""
-        if self._file is None:
-            self._path.write_text("".join(self._lines), encoding="utf-8")
-        else:
-            self._file.flush()
+        with _named(self._path):
+            if self._file is None:
+                self._path.write_text("".join(self._lines), encoding="utf-8")
+            else:
+                self._file.flush()
 
     def close(self) -> None:
         """Flushes and closes."""
-        self.flush()
-        if self._file is not None:
+        if self._file is None:
+            self.flush()
+            return
+        with _named(self._path):
             self._file.close()
 
 
 class TensorBoard:
-    """Scalars for TensorBoard."""
+    """Scalars for TensorBoard, written by this thread: a disk that is full stops the run, not a thread beside it."""
 
     def __init__(self, folder: epath.Path, start_step: int):
         """Begins a new file beside those of earlier starts.
@@ -105,23 +120,39 @@ class TensorBoard:
         """
         self._folder = folder
         self._here = tempfile.mkdtemp(prefix="tensorboard-") if is_url(folder) else None
-        self._board = SummaryWriter(self._here or str(folder), purge_step=start_step + 1)
+        here = Path(self._here or folder)
+        here.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._path = here / name
+        self._records = RecordWriter(str(self._path))
+        self._write(Event(file_version="brain.Event:2"))
+        restarted = SessionLog(status=SessionLog.START)
+        self._write(Event(step=start_step + 1, session_log=restarted))
 
     def write(self, record: Record) -> None:
         """Takes one record."""
         for key, value in record.items():
             if key != "step":
-                self._board.add_scalar(key, value, record["step"])
+                self._write(Event(step=record["step"], summary=scalar(key, value)))
 
     def flush(self) -> None:
-        """Copies the files to where they belong; on a disk TensorBoard's writer does so by itself."""
-        if self._here is not None:
-            self._board.flush()
-            copy_folder(Path(self._here), self._folder)
+        """Makes the scalars readable by others."""
+        with _named(self._path):
+            self._records.flush()
+        self._copy()
 
     def close(self) -> None:
         """Flushes and closes."""
-        self._board.close()
+        with _named(self._path):
+            self._records.close()
+        self._copy()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with _named(self._path):
+            self._records.write(event.SerializeToString())
+
+    def _copy(self) -> None:
         if self._here is not None:
             copy_folder(Path(self._here), self._folder)
 
@@ -158,18 +189,36 @@ class WeightsAndBiases:
 
 
 def read_records(path: epath.Path, last_step: int) -> list[Record]:
-    """Returns the records of a metrics.jsonl up to a step; the line that a killed run was writing is left."""
+    """Returns the records of a metrics.jsonl up to a step; the last line, if a killed run did not end it, is left.
+
+    Raises:
+      RecordsError: another line is no record; names file and line.
+    """
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    *lines, _unfinished = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["step"] <= last_step:
+            record = json.loads(line.decode())
+            step = record["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RecordsError(
+                f"{path}, line {number}: no record of a step ({type(error).__name__}: {error}); take the line out, or "
+                "put the file away to begin a new one"
+            ) from error
+        if step <= last_step:
             records.append(record)
     return records
+
+
+@contextlib.contextmanager
+def _named(path: epath.PathLike) -> Iterator[None]:
+    """An error of a file that is open does not say which one it is."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def copy_folder(source: Path, target: epath.Path) -> None:

@@ -61,6 +61,7 @@ def assert_same_checkpoint(run: Path, other: Path, step: int) -> None:
 def _train(
     config: TrainConfig, folder: Path, programs: Path, output: Path, ready: Connection
 ) -> None:
+    jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     with output.open("w", buffering=1) as file, contextlib.redirect_stdout(file):

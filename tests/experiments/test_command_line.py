@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 
@@ -11,11 +12,12 @@ import pytest
 from tests.experiments.tiny_run import write_text
 
 LAST_LINE = re.compile(
-    r"valid_bpb=(\S+) order0_bpb=(\S+) lzma_bpb=(\S+) transformer_bpb=(\S+) seconds=\d+"
+    r"valid_bpb=(\S+) order0_bpb=(\S+) lzma_bpb=(\S+)(?: transformer_bpb=(\S+))? seconds=\d+"
 )
 
 
-def command(module, *flags):
+def command(module, *flags, most_bytes=resource.RLIM_INFINITY):
+    limits = (most_bytes, most_bytes)
     # What a user's shell says of data would otherwise stand in for a flag that is left out.
     environment = {name: value for name, value in os.environ.items() if name != "TITANS_DATA"}
     return subprocess.run(
@@ -25,6 +27,7 @@ def command(module, *flags):
         text=True,
         timeout=300,
         check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
     )
 
 
@@ -57,6 +60,17 @@ def test_train_continue_sample(tmp_path):
     assert refused.returncode != 0
     assert "config.seed: 0 in the workdir, 5 given" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+    # No files may grow any more, as on a full disk: one line that says what is lost, and no baseline's score before.
+    full = [f"--workdir={tmp_path / 'full'}", "--config.baseline=False"]
+    stopped = command("experiments.train", *flags, *full, most_bytes=30_000)
+    assert stopped.returncode == 1
+    (line,) = stopped.stderr.splitlines()
+    assert re.match(r"error: checkpoint .*/full/mac/checkpoints/2 could not be written \(", line)
+    again = command("experiments.train", *flags, *full)
+    scores = LAST_LINE.fullmatch(again.stdout.splitlines()[-1])
+    assert scores is not None
+    assert scores[4] is None
 
     # A run that diverges: one message with what is known, and no traceback.
     diverges = [f"--workdir={tmp_path / 'diverges'}", "--config.optimizer.learning_rate=1e30"]

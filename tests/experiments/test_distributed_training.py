@@ -50,7 +50,7 @@ def losses(folder, workdir):
     lines = (folder / workdir / "lmm/metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     return [r["loss"] for r in records if "loss" in r], [
-        r["valid_bpb"] for r in records if "valid_bpb" in r
+        r[name] for r in records for name in ("valid_batches_bpb", "valid_bpb") if name in r
     ]
 
 

@@ -1,8 +1,10 @@
 """The log: one step late, cut where a run resumes, by group of parameters, on a disk and at a URL."""
 
 import json
+import struct
 import sys
 import types
+from pathlib import Path
 
 import fsspec
 import jax
@@ -10,13 +12,15 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 
 from experiments.training.groups import GROUPS, group_of
 from experiments.training.metrics import MetricsLog, Work
 from experiments.training.optimizer import path_name
 from experiments.training.step import StepMetrics, split_model
 from experiments.training.step_clock import StepClock
-from experiments.training.writers import open_writers, read_records
+from experiments.training.writers import RecordsError, open_writers, read_records
 from tests.experiments.tiny_run import tiny_config
 
 
@@ -60,10 +64,81 @@ def test_writes_one_step_late_and_in_bits_per_byte(tmp_path, capsys):
     speed = records[1]["tokens_per_second"]
     assert records[1]["tokens_per_second_per_device"] == pytest.approx(speed / 4, abs=0.06)
     assert records[1]["mfu"] == pytest.approx(speed * 10 / 4e3, rel=1e-3)
-    assert records[1].keys() >= set(MetricsLog.CLOCKED)
+    assert records[1].keys() >= set(MetricsLog.CLOCKED) - {"device_memory_bytes"}  # a CPU has none
     line = capsys.readouterr().out.splitlines()[-1]
-    for part in ("step 2/10", "loss 1.0000", "bpb 0.7213", "tokens/s", "eta", "memory"):
+    for part in ("step 2/10", "loss 1.0000", "bpb 0.7213", "tokens/s", "eta", "RAM "):
         assert part in line
+
+
+def test_a_part_of_the_held_out_text_and_all_of_it_have_two_names(tmp_path, capsys):
+    log = open_log(tmp_path, tiny_config(tmp_path))
+    log.validation(2, 3.5, batches=4)
+    log.validation(10, 3.25)
+    log.close()
+    assert read(tmp_path) == [
+        {"step": 2, "valid_batches_bpb": 3.5},
+        {"step": 10, "valid_bpb": 3.25},
+    ]
+    part, whole = capsys.readouterr().out.splitlines()
+    assert part.endswith("3.5000 bits per byte of the first 4 batches")
+    assert whole.endswith("3.2500 bits per byte of all held-out text")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"step": 2, "lo', "JSON"),
+        (b'{"step": "\xff"}', "utf-8"),
+        (b"[2]", ""),
+        (b'{"loss": 1}', "step"),
+    ],
+)
+def test_a_damaged_line_is_named_and_an_unfinished_last_one_is_left(tmp_path, line, reason):
+    path = epath.Path(tmp_path / "metrics.jsonl")
+    whole = b'{"step": 1, "loss": 2.0}\n'
+    path.write_bytes(whole + line)
+    assert read_records(path, 9) == [{"step": 1, "loss": 2.0}]
+    path.write_bytes(whole + line + b"\n" + whole)
+    with pytest.raises(RecordsError, match=rf"metrics\.jsonl, line 2: no record .*{reason}"):
+        read_records(path, 9)
+
+
+def test_a_full_disk_names_the_file_and_closes_all(tmp_path):
+    """/dev/full takes nothing, as a full disk does; nothing is left that fails again when it is collected."""
+    for name in ("_file", "_records"):
+        log = open_log(tmp_path, tiny_config(tmp_path))
+        metrics_file, board = log._writers
+        if name == "_file":
+            metrics_file._file.close()
+            metrics_file._file = Path("/dev/full").open("a")
+        else:
+            board._records.close()
+            board._records = RecordWriter("/dev/full")
+        log.record({"step": 1, "loss": 2.0})
+        where = "metrics.jsonl" if name == "_file" else "events.out.tfevents"
+        for action in (log.flush, log.close):
+            with pytest.raises(OSError, match=rf"No space left on device: .*{where}"):
+                action()
+        assert metrics_file._file.closed
+        assert board._records._writer.closed
+
+
+def test_tensorboard_gets_the_scalars_and_where_a_run_goes_on(tmp_path):
+    log = open_log(tmp_path, tiny_config(tmp_path), start_step=4)
+    log.record({"step": 5, "loss": 2.0, "grad_norm/memory": 0.5})
+    log.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    content, events = path.read_bytes(), []
+    while content:
+        (size,) = struct.unpack("<Q", content[:8])
+        events.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].step, events[1].session_log.status) == (5, SessionLog.START)
+    scalars = [
+        (e.step, e.summary.value[0].tag, e.summary.value[0].simple_value) for e in events[2:]
+    ]
+    assert scalars == [(5, "loss", 2.0), (5, "grad_norm/memory", 0.5)]
 
 
 def test_resuming_drops_what_is_done_again(tmp_path):

@@ -85,7 +85,7 @@ class TestMesh:
             mesh_shape(config, devices, slices)
 
     def test_only_one_size_may_be_left_open(self):
-        with pytest.raises(ValueError, match="only one of them"):
+        with pytest.raises(ValueError, match="data must be above 0 with fsdp = 0"):
             TrainConfig(mesh=MeshConfig(data=0, fsdp=0))
 
 

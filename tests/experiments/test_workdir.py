@@ -10,8 +10,9 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from orbax.checkpoint import v1 as ocp
 
+from experiments.lock import LockedError
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.workdir import absolute, open_workdir, read_config
+from experiments.training.workdir import absolute, open_workdir, read_config, work_alone
 from tests.experiments.tiny_run import tiny_config
 
 
@@ -34,6 +35,40 @@ def test_full_disk_leaves_the_config_that_is_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"cannot be written .*No space left on device"):
         open_workdir(tmp_path / "run", tiny_config(tmp_path, steps=9))
     assert (tmp_path / "run/config.json").read_text() == before
+
+
+def test_a_second_run_is_refused_and_an_unused_folder_goes(tmp_path):
+    with work_alone(tmp_path / "run"):
+        with (
+            pytest.raises(LockedError, match=r"--workdir=.*/run: process \d+ on .* at work"),
+            work_alone(tmp_path / "run"),
+        ):
+            pass
+        assert (tmp_path / "run/lock").exists()
+    assert not (tmp_path / "run").exists()
+    with work_alone(tmp_path / "run"):
+        open_workdir(tmp_path / "run", tiny_config(tmp_path))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "versions.json"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"steps": 6', "is damaged"),
+        (b'{"a": "\xff"}', "is damaged"),
+        (b"[]", "is damaged"),
+        (b"{}", "steps"),
+    ],
+)
+def test_a_damaged_config_is_named(tmp_path, content, reason):
+    config = tiny_config(tmp_path)
+    open_workdir(tmp_path / "run", config)
+    (tmp_path / "run/config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"(?s){reason}"):
+        open_workdir(tmp_path / "run", config)
+    if reason == "is damaged":
+        with pytest.raises(ValueError, match=r"run/config\.json is damaged \("):
+            read_config(tmp_path / "run")
 
 
 def test_workdir_at_a_url(tmp_path, monkeypatch):

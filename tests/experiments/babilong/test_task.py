@@ -112,10 +112,14 @@ def test_no_test_prose_is_trained_on(tmp_path):
         ({"tasks": (7,)}, FileNotFoundError, "qa7_"),
         ({"train_prose": "none/*"}, FileNotFoundError, "none"),
         ({"short_lengths": (40,)}, ValueError, "short_lengths"),
-        ({"short_steps": 1}, ValueError, "config.short_lengths"),
-        ({"short_steps": 499}, ValueError, "config.short_steps"),
+        ({"short_steps": 1}, ValueError, "short_lengths must be not empty"),
+        ({"short_steps": 499}, ValueError, "short_steps must be less than"),
         ({"tokenizer": "bpe:9"}, ValueError, "bpe:SIZE"),
-        ({"exchange": (("den", "hall"), ("den", "hut"))}, ValueError, "config.exchange"),
+        (
+            {"exchange": (("den", "hall"), ("den", "hut"))},
+            ValueError,
+            "exchange must be no word twice",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_training(tmp_path, changes, error, message):
