@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from titans_jax.forecasting.calendar import step_of
+from titans_jax.forecasting.frame import DATE, instants_of, read_dates
 from titans_jax.forecasting.scaling import Standardiser, standardiser
-from titans_jax.forecasting.table import DATE, phases, rows_per_day
+from titans_jax.forecasting.table import Dates, phases, rows_per_day
 from titans_jax.forecasting.windows import Parts
 from titans_jax.typing import Array, Float, Int
 
@@ -46,7 +48,7 @@ class Dataset:
     Attributes:
         name: of the set.
         columns: of the table.
-        dates: of the rows.
+        dates: of the rows, in UTC where they have a zone.
         series: standardised values.
         parts: where train, validation and test end.
         scaler: of the training part.
@@ -63,7 +65,8 @@ class Dataset:
 
     def phase(self, season: int) -> Int[Array, "T"]:
         """Row of a cycle of `season` rows at every row."""
-        return jnp.asarray(phases(self.dates, len(self.dates), season))
+        step = step_of(self.dates, None) if len(self.dates) > 1 else None
+        return jnp.asarray(phases(Dates(self.dates, None, step, DATE), len(self.dates), season))
 
 
 def load_dataset(name: str, folder: str | Path) -> Dataset:
@@ -86,7 +89,7 @@ def load_dataset(name: str, folder: str | Path) -> Dataset:
         raise FileNotFoundError(f"{path}, the file of --dataset={name}, does not exist")
     table = read_csv(path)
     values = table.drop(columns=DATE).to_numpy(np.float64)
-    dates = table[DATE].to_numpy("datetime64[ns]")
+    dates = instants_of(pd.DatetimeIndex(table[DATE]))
     columns = tuple(str(column) for column in table.columns if column != DATE)
     parts = (
         ett_parts(name, len(values), path) if name.startswith("ETT") else ratio_parts(len(values))
@@ -111,18 +114,14 @@ def read_csv(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, encoding="latin-1")
     if DATE not in table.columns:
         raise ValueError(f"{path} must have a column {DATE!r}, got {list(table.columns)}")
-    stamps = pd.to_datetime(table[DATE], errors="coerce")
-    for column in table.columns:
-        if column == DATE:
-            good = stamps.notna().to_numpy()
-        else:
-            numbers = pd.to_numeric(table[column], errors="coerce")
-            good = np.isfinite(numbers.to_numpy(np.float64, na_value=np.nan))
+    stamps = read_dates(table[DATE], f"{path}, column {DATE!r}")
+    for column in table.columns.drop(DATE):
+        numbers = pd.to_numeric(table[column], errors="coerce")
+        good = np.isfinite(numbers.to_numpy(np.float64, na_value=np.nan))
         if not good.all():
             row = int((~good).argmax())
-            wanted = "a date" if column == DATE else "a finite number"
             raise ValueError(
-                f"{path}, column {column!r}, row {row}: must be {wanted}, got {table[column].iloc[row]!r}"
+                f"{path}, column {column!r}, row {row}: must be a finite number, got {table[column].iloc[row]!r}"
             )
     return table.assign(**{DATE: stamps})
 

@@ -1,84 +1,128 @@
 """From a table to a series: values, dates, and a clear word about whatever a forecaster cannot take.
 
-A pandas DataFrame whose index or column "date" holds dates, or an array, whose rows are taken as equally spaced.
-Every error names the column and the row. pandas is imported only where a table is one of its own.
+A pandas DataFrame whose index or column holds dates (titans_jax/forecasting/frame.py), or an array, whose rows are
+taken as equally spaced. Every error names the column and the row. pandas is imported only where a table is its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Hashable
+from datetime import tzinfo
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from titans_jax.fields import require
+from titans_jax.fields import one_of
 from titans_jax.typing import Float
 
+if TYPE_CHECKING:
+    from titans_jax.forecasting.calendar import Step
+
 Missing = Literal["raise", "ffill"]
-DATE = "date"
-DAY = np.timedelta64(1, "D")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dates:
+    """The dates of rows.
+
+    Attributes:
+        instants: in UTC, ``datetime64`` in the table's own unit; the dates themselves where there is no zone.
+        zone: of the table's dates; None for none.
+        step: from a row to the next; None for a single row.
+        name: of the column or index that held them.
+        place: what errors call it.
+    """
+
+    instants: np.ndarray
+    zone: tzinfo | None
+    step: Step | None
+    name: Hashable
+    place: str = "the index"
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A multivariate series, equally spaced in time.
+    """A multivariate series, a step apart in time.
 
     Attributes:
         values: in float64, finite.
-        columns: names of the variates.
-        dates: of the rows, ``datetime64[ns]``; None for an array.
+        columns: labels of the variates, as in the table.
+        levels: names of the levels of these labels.
+        dated: dates of the rows; None for an array.
     """
 
     values: Float[np.ndarray, "T C"]
-    columns: tuple[str, ...]
-    dates: np.ndarray | None
+    columns: tuple[Hashable, ...]
+    levels: tuple[Hashable, ...] = (None,)
+    dated: Dates | None = None
 
     @property
-    def interval(self) -> np.timedelta64:
-        """Time from a row to the next.
+    def dates(self) -> np.ndarray | None:
+        """Instants of the rows."""
+        return None if self.dated is None else self.dated.instants
 
-        Raises:
-            ValueError: without dates or with a single row.
-        """
-        if self.dates is None or len(self.dates) < 2:
-            raise ValueError("the series has no interval: it has no dates, or a single row")
-        return interval_of(self.dates)
+    def tail(self, rows: int) -> Series:
+        """The last rows."""
+        dated = self.dated
+        if dated is not None:
+            dated = dataclasses.replace(dated, instants=dated.instants[-rows:])
+        return dataclasses.replace(self, values=self.values[-rows:], dated=dated)
+
+    def then(self, following: Series) -> Series:
+        """This series and the rows that follow it."""
+        dated = self.dated
+        if dated is not None and following.dated is not None:
+            from titans_jax.forecasting.calendar import finer_unit, in_unit
+
+            parts = (dated.instants, following.dated.instants)
+            unit = finer_unit(*parts)
+            instants = np.concatenate([in_unit(part, unit) for part in parts])
+            step = dated.step or following.dated.step
+            dated = dataclasses.replace(dated, instants=instants, step=step)
+        values = np.concatenate([self.values, following.values])
+        return dataclasses.replace(self, values=values, dated=dated)
 
 
 def read_series(
-    table: Any, missing: Missing = "raise", before: Float[np.ndarray, "C"] | None = None
+    table: Any, missing: Missing = "raise", *, like: Series | None = None, follows: bool = False
 ) -> Series:
     """Checks a table and makes a series of it.
 
     Args:
-        table: a DataFrame, or an array of ``[T]`` or ``[T, C]``.
+        table: a DataFrame, a Series of pandas, or an array of ``[T]`` or ``[T, C]``.
         missing: what to do where a value is NaN or dates leave rows out: "raise" an error, or "ffill" with the
             last value seen, which looks at no later row.
-        before: the row that the table follows, for "ffill".
+        like: a series whose columns and step the table must have.
+        follows: whether the table must go on where `like` ends. Rows between them are missing rows.
 
     Raises:
         TypeError: for something that is no table.
         ValueError: naming column and row, for values that are no finite numbers, dates that are no dates, not
-            sorted, given twice, unequally spaced, or missing.
+            sorted, given twice, in no known step, or missing.
     """
-    require(missing in ("raise", "ffill"), "missing", missing, "'raise' or 'ffill'")
-    if hasattr(table, "columns") and hasattr(table, "index"):
-        values, columns, dates = _from_frame(table)
-    else:
-        values, columns, dates = _from_array(table)
-    if not values.size:
+    one_of(Missing)("missing", missing)
+    series = _read(table)
+    if not series.values.size:
         raise ValueError(
-            f"the table must have rows and columns of values, got shape {values.shape}"
+            f"the table must have rows and columns of values, got shape {series.values.shape}"
         )
-    _refuse(np.isinf(values), columns, dates, "is infinite", "must be a finite number")
-    if dates is not None:
-        values, dates = _regular(values, columns, dates, missing)
+    if like is not None and series.columns != like.columns:
+        raise ValueError(
+            f"the table's columns must be {list(like.columns)}, got {list(series.columns)}"
+        )
+    before = like.tail(1) if like is not None and follows else None
+    if before is not None and (series.dates is None) != (before.dates is None):
+        raise ValueError("the rows must have dates if and only if the fitted table had them")
+    _refuse(np.isinf(series.values), series, "is infinite", "must be a finite number")
+    if series.dated is not None:
+        series = _regular(series, missing, like, follows)
     if missing == "ffill":
-        known = before is not None and len(before) == len(columns)
-        above = values[:0] if not known else np.asarray(before)[None]
-        values = forward_filled(np.concatenate([above, values]))[len(above) :]
-    _refuse(np.isnan(values), columns, dates, "is missing", _REMEDY[missing])
-    return Series(values, columns, dates)
+        above = series.values[:0] if before is None else before.values
+        filled = forward_filled(np.concatenate([above, series.values]))[len(above) :]
+        series = dataclasses.replace(series, values=filled)
+    _refuse(np.isnan(series.values), series, "is missing", _REMEDY[missing])
+    return series
 
 
 _REMEDY = {
@@ -87,33 +131,37 @@ _REMEDY = {
 }
 
 
-def interval_of(dates: np.ndarray) -> np.timedelta64:
-    """The median time from a row to the next."""
-    return np.timedelta64(int(np.median(np.diff(dates).astype(np.int64))), "ns")
+def cycle_rows(series: Series) -> int:
+    """Rows of the cycle that dates tell of, see `Step.cycle`; 0 for none."""
+    return 0 if series.dated is None or series.dated.step is None else series.dated.step.cycle()
 
 
 def rows_per_day(dates: np.ndarray) -> int:
-    """Rows of a day, 0 where a day is not a whole number of at least two rows."""
-    if len(dates) < 2 or interval_of(dates) <= np.timedelta64(0):
-        return 0
-    count = DAY / interval_of(dates)
-    return int(count) if count >= 2 and count == int(count) else 0
-
-
-def phases(dates: np.ndarray | None, rows: int, season: int) -> np.ndarray:
-    """Row of the cycle at every row, ``[rows]``: from the clock where there is one, else counted.
+    """Rows of a day; 0 where a day is not a whole number of at least two rows.
 
     Args:
-        dates: of the rows; the clock keeps the phase right across gaps.
+        dates: of rows in order, some of which may be left out or given twice.
+    """
+    from titans_jax.forecasting.calendar import step_of
+
+    step = step_of(dates, None) if len(dates) > 1 else None
+    return step.cycle() if step is not None and step.kind == "time" else 0
+
+
+def phases(dated: Dates | None, rows: int, season: int, first_row: int = 0) -> np.ndarray:
+    """Row of the cycle at every row, ``[rows]``: from the calendar where there is one, else counted.
+
+    Args:
+        dated: dates of the rows; they keep the phase right across gaps.
         rows: number of rows.
         season: rows of the cycle; 0 for none.
+        first_row: number of the first row, where rows are counted.
     """
     if not season:
         return np.zeros(rows, np.int32)
-    if dates is None or len(dates) < 2:
-        return (np.arange(rows) % season).astype(np.int32)
-    ticks = np.round((dates - np.datetime64(0, "ns")) / interval_of(dates)).astype(np.int64)
-    return (ticks % season).astype(np.int32)
+    if dated is None or dated.step is None:
+        return ((first_row + np.arange(rows)) % season).astype(np.int32)
+    return (dated.step.ticks(dated.instants, dated.zone) % season).astype(np.int32)
 
 
 def forward_filled(values: Float[np.ndarray, "T C"]) -> Float[np.ndarray, "T C"]:
@@ -122,9 +170,20 @@ def forward_filled(values: Float[np.ndarray, "T C"]) -> Float[np.ndarray, "T C"]
     return np.take_along_axis(values, np.maximum.accumulate(rows, axis=0), axis=0)
 
 
-def _from_array(table: Any) -> tuple[np.ndarray, tuple[str, ...], None]:
+def _read(table: Any) -> Series:
+    """A table's values as they are: not yet checked for what is missing or infinite."""
+    if hasattr(table, "iloc"):
+        from titans_jax.forecasting.frame import from_frame
+
+        return from_frame(table)
+    if hasattr(table, "columns"):
+        kind = f"{type(table).__module__}.{type(table).__qualname__}"
+        raise TypeError(f"the table must be a DataFrame of pandas, got a {kind}: convert it first")
     try:
-        values = np.asarray(table, np.float64)
+        given = np.asarray(table)
+        if given.dtype.kind in "mMc":  # which would be cast without a word
+            raise TypeError(f"its values are {given.dtype}")
+        values = given.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"the table must be a DataFrame or an array of numbers, got {type(table).__name__}: {error}"
@@ -132,86 +191,102 @@ def _from_array(table: Any) -> tuple[np.ndarray, tuple[str, ...], None]:
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2:
         raise ValueError(f"an array must be [T] or [T, C], got shape {values.shape}")
-    return values, tuple(str(column) for column in range(values.shape[1])), None
+    return Series(values, tuple(range(values.shape[1])))
 
 
-def _from_frame(frame: Any) -> tuple[np.ndarray, tuple[str, ...], np.ndarray | None]:
-    import pandas as pd
+def _regular(series: Series, missing: Missing, like: Series | None, follows: bool) -> Series:
+    """Refuses dates that no step gives; puts rows that are left out back in as NaN."""
+    from titans_jax.forecasting import calendar
 
-    dates = None
-    if DATE in frame.columns:
-        dates, frame = frame[DATE], frame.drop(columns=DATE)
-    elif isinstance(frame.index, pd.DatetimeIndex):
-        dates = frame.index.to_series()
-    columns = tuple(str(column) for column in frame.columns)
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise ValueError(f"column {twice[0]!r} is there twice: rename or drop one")
-    values = np.empty(frame.shape, np.float64)
-    for index, column in enumerate(columns):
-        numbers = pd.to_numeric(frame.iloc[:, index], errors="coerce").to_numpy(
-            np.float64, na_value=np.nan
-        )
-        wrong = np.isnan(numbers) & frame.iloc[:, index].notna().to_numpy()
-        if wrong.any():
-            row = int(wrong.argmax())
+    dated = series.dated
+    assert dated is not None
+    known = None if like is None else like.dated
+    if known is not None:
+        if (known.zone is None) != (dated.zone is None):
+            with_zone = ("without", "with")
             raise ValueError(
-                f"column {column!r}, row {row}: {frame.iloc[row, index]!r} is not a number"
+                f"{dated.place}: its dates are {with_zone[dated.zone is not None]} a time zone, those of the fitted "
+                f"table {with_zone[known.zone is not None]} one"
             )
-        values[:, index] = numbers
-    if dates is None:
-        return values, columns, None
-    stamps = pd.to_datetime(dates, errors="coerce")
-    if stamps.isna().any():
-        row = int(stamps.isna().to_numpy().argmax())
-        raise ValueError(f"column {DATE!r}, row {row}: {dates.iloc[row]!r} is not a date")
-    if getattr(stamps.dt, "tz", None) is not None:  # clocks that are put back give a date twice
-        stamps = stamps.dt.tz_convert("UTC").dt.tz_localize(None)
-    return values, columns, stamps.to_numpy("datetime64[ns]")
-
-
-def _regular(
-    values: np.ndarray, columns: tuple[str, ...], dates: np.ndarray, missing: Missing
-) -> tuple[np.ndarray, np.ndarray]:
-    """Refuses dates that no clock gives; puts rows that are left out back in as NaN."""
+        unit = calendar.finer_unit(known.instants, dated.instants)
+        shown = known.zone if follows else dated.zone
+        instants = calendar.in_unit(dated.instants, unit)
+        dated = dataclasses.replace(dated, instants=instants, zone=shown, step=known.step)
+    dates, added = dated.instants, 0
+    if known is not None and follows:
+        last = calendar.in_unit(known.instants[-1:], calendar.unit_of(dates))
+        dates, added = np.concatenate([last, dates]), 1
     if len(dates) < 2:
-        return values, dates
-    steps = np.diff(dates)
+        return dataclasses.replace(series, dated=dated)
+
+    place, zone = dated.place, dated.zone
+
+    def say(row: int) -> str:
+        return f"{place}, row {row - added}: {calendar.stamps(dates[row : row + 1], zone)[0]}"
+
+    after = np.diff(dates).astype(np.int64)
+    if added and after[0] <= 0:
+        last_date = calendar.stamps(dates[:1], zone)[0]
+        raise ValueError(f"{say(1)} does not follow {last_date}: give the rows after it")
     for wrong, what, remedy in (
-        (steps < np.timedelta64(0), "is before the row above", "sort the table by date"),
-        (steps == np.timedelta64(0), "is the row above's too", "drop one of the two rows"),
+        (after < 0, "is before the row above", "sort the table by date"),
+        (after == 0, "is the row above's too", "drop one of the two rows"),
     ):
         if wrong.any():
-            row = int(wrong.argmax()) + 1
-            raise ValueError(f"column {DATE!r}, row {row}: {dates[row]} {what}: {remedy}")
-    interval = interval_of(dates)
-    uneven = steps != interval
-    if not uneven.any():
-        return values, dates
-    row = int(uneven.argmax()) + 1
-    place = f"column {DATE!r}, row {row}: {dates[row]} is {steps[row - 1]} after the row above"
-    offsets = (dates - dates[0]) / interval
-    if (offsets != np.round(offsets)).any():
+            raise ValueError(f"{say(int(wrong.argmax()) + 1)} {what}: {remedy}")
+    step = dated.step or calendar.step_of(dates, zone)
+    dated = dataclasses.replace(dated, step=step)
+    ticks = step.ticks(dates, zone)
+    places, moves = ticks - ticks[0], np.diff(ticks)
+    usual = int(np.sort(moves[added:])[(len(moves) - added - 1) // 2]) if len(moves) > added else 1
+    if usual > 1 and len(moves) > added + 1:
+        raise ValueError(f"the rows are {usual} steps of a {step} apart, the fitted ones one")
+    missed = int(places[-1]) + 1 - len(dates)
+    if missed > len(dates) + (0 if like is None else len(like.values)):
+        row = int(moves.argmax()) + 1
         raise ValueError(
-            f"{place}, which is no multiple of the usual {interval}: resample the table to equal steps"
+            f"{say(row)} is {moves[row - 1]} steps of a {step} after the row above, and {missed} rows are missing in "
+            "all, more than there are: cut the table there"
         )
-    if missing == "raise":
+    line = step.dates(dates[0], zone, int(places[-1]) + 1)
+    off = (moves < 1) | (line[places[1:]] != dates[1:])
+    if off.any() or line[0] != dates[0]:
+        row = int(off.argmax()) + 1 if off.any() else 0
         raise ValueError(
-            f"{place}, not the usual {interval}: rows are missing. Put them in, or pass missing='ffill'"
+            f"{say(row)} is no multiple of the usual step of a {step}{_later(dates, row)}: resample the table to "
+            "equal steps, to days, business days, months, quarters or years, or pass its values as an array"
         )
-    places = offsets.astype(np.int64)
-    whole = np.full((places[-1] + 1, len(columns)), np.nan)
-    whole[places] = values
-    return whole, dates[0] + np.arange(len(whole)) * interval
+    if missed and missing == "raise":
+        row = int((moves > 1).argmax()) + 1
+        wanted = calendar.stamps(line[places[row - 1] + 1 :][:1], zone)[0]
+        above = calendar.stamps(dates[row - 1 : row], zone)[0]
+        raise ValueError(
+            f"{say(row)} does not follow {above}: it must be {wanted}, a {step} later; rows are missing. Put them "
+            "in, or pass missing='ffill'"
+        )
+    whole = np.full((len(line) - added, len(series.columns)), np.nan)
+    whole[places[added:] - added] = series.values
+    dated = dataclasses.replace(dated, instants=line[added:])
+    return dataclasses.replace(series, values=whole, dated=dated)
 
 
-def _refuse(
-    bad: np.ndarray, columns: tuple[str, ...], dates: np.ndarray | None, what: str, remedy: str
-) -> None:
+def _later(dates: np.ndarray, row: int) -> str:
+    """How much later than the row above a row is."""
+    import pandas as pd
+
+    return f", {pd.Timedelta(dates[row] - dates[row - 1])} after the row above" if row else ""
+
+
+def _refuse(bad: np.ndarray, series: Series, what: str, remedy: str) -> None:
     if not bad.any():
         return
     row, column = (int(i) for i in np.argwhere(bad)[0])
-    when = "" if dates is None else f" ({dates[row]})"
+    when = ""
+    if series.dated is not None:
+        from titans_jax.forecasting.calendar import stamps
+
+        when = f" ({stamps(series.dated.instants[row : row + 1], series.dated.zone)[0]})"
+    label = series.columns[column]
     raise ValueError(
-        f"column {columns[column]!r}, row {row}{when} {what}: {remedy}; {int(bad.sum())} such values in all"
+        f"column {label!r}, row {row}{when} {what}: {remedy}; {int(bad.sum())} such values in all"
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -79,6 +81,36 @@ class Errors(NamedTuple):
     mae: float
 
 
+class Progress(NamedTuple):
+    """An epoch of a training.
+
+    Attributes:
+        epoch: its number, from 1.
+        epochs: at most.
+        loss: mean of its steps.
+        errors: on the validation windows; None without them.
+        best: whether it is the one to be kept so far.
+        seconds: that it took; those of the first have compilation in them.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    errors: Errors | None
+    best: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        validation = ""
+        if self.errors is not None:
+            best = ", best so far" if self.best else ""
+            validation = f", validation MSE {self.errors.mse:.4f}, MAE {self.errors.mae:.4f}{best}"
+        return (
+            f"epoch {self.epoch}/{self.epochs}: training loss {self.loss:.4f}{validation}, "
+            f"{self.seconds:.1f} s"
+        )
+
+
 class Training(NamedTuple):
     """What training came to.
 
@@ -104,6 +136,7 @@ def train(
     lookback: int,
     horizon: int,
     seed: int = 0,
+    report: Callable[[Progress], None] | None = None,
 ) -> Training:
     """Trains until the validation error stops falling or the epochs are used up.
 
@@ -118,6 +151,7 @@ def train(
         lookback: rows seen.
         horizon: rows predicted.
         seed: of the order of the windows and of dropout.
+        report: is called after every epoch.
 
     Returns:
         The model of the best epoch by mean square plus mean absolute error on validation.
@@ -136,6 +170,7 @@ def train(
     key, history, best = jax.random.key(seed), [], parameters
     best_epoch = 0
     for index in range(config.epochs):
+        begun = time.perf_counter()
         order = generator.permutation(train_starts)[: steps * batch].reshape(steps, batch)
         parameters, average, optimizer_state, loss = epoch(
             parameters,
@@ -151,15 +186,19 @@ def train(
                 f"the training loss of epoch {index + 1} is {float(loss)}: lower learning_rate, "
                 f"which is {config.learning_rate}"
             )
-        if not len(valid_starts):
+        errors = None
+        if len(valid_starts):
+            trained = nnx.merge(graph, average)
+            errors = evaluate(
+                trained, series, phase, valid_starts, lookback=lookback, horizon=horizon
+            )
+            history.append(errors)
+        if errors is None or sum(errors) <= min(map(sum, history)):
             best, best_epoch = average, index
-            continue
-        trained = nnx.merge(graph, average)
-        errors = evaluate(trained, series, phase, valid_starts, lookback=lookback, horizon=horizon)
-        history.append(errors)
-        if sum(errors) <= min(map(sum, history)):
-            best, best_epoch = average, index
-        elif index - best_epoch >= config.patience:
+        if report is not None:
+            seconds, kept = time.perf_counter() - begun, best_epoch == index
+            report(Progress(index + 1, config.epochs, float(loss), errors, kept, seconds))
+        if index - best_epoch >= config.patience:
             break
     return Training(nnx.merge(graph, best), history, best_epoch)
 

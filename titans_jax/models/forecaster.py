@@ -49,6 +49,28 @@ VARIANCE_EPSILON = 1e-5
 HEAD_SCALE = 0.1
 
 
+#: Rows of a patch where the look-back is a multiple: the published look-backs are.
+USUAL_PATCH = 48
+
+_rows = whole("a positive integer, or 0 to choose", 0)
+
+
+def _fit(lookback: int, patch: int, stride: int) -> bool:
+    """Whether patches end with the look-back."""
+    return patch <= lookback and (lookback - patch) % stride == 0
+
+
+def _patches(lookback: int, patch: int, stride: int) -> tuple[int, int]:
+    """Rows of a patch and from one to the next, with what was left to choose."""
+    if not patch and not stride:
+        count = -(-lookback // USUAL_PATCH)
+        stride = lookback // count
+        return lookback - (count - 1) * stride, stride
+    usual = (patch or USUAL_PATCH, stride or USUAL_PATCH)
+    same = (patch or stride, stride or patch)
+    return usual if _fit(lookback, *usual) else same
+
+
 @dataclasses.dataclass(frozen=True)
 class ForecasterConfig:
     """A forecaster of some number of variates.
@@ -60,8 +82,10 @@ class ForecasterConfig:
         season: rows of the learned cycle, e.g. those of a day; 0 for none.
         embedding: "patches" (each variate is a sequence of its own) or "variates" (one token each, as in
             iTransformer; the mixer then runs over the variates).
-        patch: rows of a patch.
-        stride: rows from a patch to the next; ``lookback - patch`` must be a multiple.
+        patch: rows of a patch; 0 to choose, after which the field holds what was chosen.
+        stride: rows from a patch to the next, of which ``lookback - patch`` must be a multiple; 0 to choose. Where
+            neither is given, patches are as near to 48 rows as they cover the look-back; where one is, the other is 48,
+            or the same where 48 does not fit.
         mixer: what mixes tokens.
         bidirectional: also run a second mixer over the tokens from last to first, and add both.
         dim: features of a token.
@@ -77,8 +101,8 @@ class ForecasterConfig:
     variates: int = field(1, positive_int)
     season: int = field(0, whole("an integer, 0 for no cycle", 0))
     embedding: Embedding = field("patches", one_of(Embedding))
-    patch: int = field(48, positive_int)
-    stride: int = field(48, positive_int)
+    patch: int = field(0, _rows)
+    stride: int = field(0, _rows)
     mixer: Mixer = field("lmm", one_of(Mixer))
     bidirectional: bool = field(False, flag)
     dim: int = field(32, positive_int)
@@ -92,10 +116,12 @@ class ForecasterConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        patch, stride = _patches(self.lookback, self.patch, self.stride)
+        object.__setattr__(self, "patch", patch)
+        object.__setattr__(self, "stride", stride)
         if self.embedding == "patches":
-            fits = self.patch <= self.lookback and (self.lookback - self.patch) % self.stride == 0
             require(
-                fits,
+                _fit(self.lookback, patch, stride),
                 "patch, stride",
                 (self.patch, self.stride),
                 f"such that lookback - patch is a multiple of stride, for lookback = {self.lookback}",

@@ -39,6 +39,20 @@ def test_any_csv_is_standardised_by_its_training_rows(tmp_path):
     np.testing.assert_array_equal(data.phase(24)[:26], [*range(24), 0, 1])
 
 
+def test_dates_with_offsets_and_of_old_times_are_kept(tmp_path):
+    table = pd.DataFrame(
+        {"date": ["2024-03-30T12:00+01:00", "2024-03-31T12:00+02:00"], "a": [1, 2]}
+    )
+    table.to_csv(tmp_path / "zoned.csv", index=False)
+    found = load_dataset("zoned.csv", tmp_path).dates
+    np.testing.assert_array_equal(found, np.asarray(["2024-03-30T11", "2024-03-31T10"], "M8[s]"))
+    pd.DataFrame({"date": ["1600-01-01", "1600-01-02"], "a": [1, 2]}).to_csv(
+        tmp_path / "old.csv", index=False
+    )
+    found = load_dataset("old.csv", tmp_path).dates
+    np.testing.assert_array_equal(found, np.asarray(["1600-01-01", "1600-01-02"], "M8[s]"))
+
+
 def test_latin_letters_in_a_header(tmp_path):
     table = pd.DataFrame({"date": ["2020-01-01"], "T (°C)": [1.0]})
     table.to_csv(tmp_path / "weather.csv", index=False, encoding="latin-1")
@@ -49,7 +63,8 @@ def test_latin_letters_in_a_header(tmp_path):
     ("text", "said"),
     [
         ("time,a\n2020-01-01,1\n", "must have a column 'date'"),
-        ("date,a\n2020-01-01,1\nsoon,2\n", "column 'date', row 1: must be a date, got 'soon'"),
+        ("date,a\n2020-01-01,1\nsoon,2\n", "own.csv, column 'date', row 1: 'soon' is not a date"),
+        ("date,a\n20200101,1\n20200102,2\n", "column 'date' holds numbers, which are no dates"),
         ("date,a,b\n2020-01-01,1,2\n2020-01-02,1,\n", "column 'b', row 1: must be a finite number"),
         ("date,a\n2020-01-01,x\n", "column 'a', row 0: must be a finite number, got 'x'"),
     ],

@@ -55,6 +55,7 @@ def kernel(result) -> np.ndarray:
         ({"schedule": "step"}, "schedule.*'step'"),
         ({"batch_size": 0}, "batch_size.*0"),
         ({"learning_rate": 0.0}, "learning_rate.*0.0"),
+        ({"learning_rate": np.inf}, "learning_rate.*inf"),
         ({"average": 1.0}, "average.*1.0"),
         ({"context": -1}, "context.*-1"),
         ({"weight_decay": -1.0}, "weight_decay.*-1.0"),
@@ -78,6 +79,26 @@ def test_errors_count_every_window_once(monkeypatch):
     found = evaluate(model, jnp.asarray(series), PHASE, starts, **SHAPE)
     expected = (np.mean(np.square(errors)), np.mean(np.abs(errors)))
     assert_close(jnp.asarray(found), jnp.asarray(expected), OUTPUT_F32)
+
+
+def test_a_report_after_every_epoch(monkeypatch):
+    scores = iter([5.0, 3.0, 4.0])
+    monkeypatch.setattr(training, "evaluate", lambda *a, **k: Errors(next(scores), 1.0))
+    reports: list[training.Progress] = []
+    series = jnp.asarray(waves())
+    parts = (STARTS.train, STARTS.valid)
+    train(Linear(), QUICK, series, PHASE, *parts, report=reports.append, **SHAPE)
+    assert [(r.epoch, r.epochs, r.errors.mse, r.best) for r in reports] == [
+        (1, 3, 5.0, True), (2, 3, 3.0, True), (3, 3, 4.0, False),
+    ]  # fmt: skip
+    assert all(0 < r.loss < 10 and 0 < r.seconds < 600 for r in reports)
+    said = str(reports[1]._replace(loss=0.25, seconds=1.26))
+    assert said == (
+        "epoch 2/3: training loss 0.2500, validation MSE 3.0000, MAE 1.0000, best so far, 1.3 s"
+    )
+    assert str(reports[2]._replace(loss=0.25, errors=None, seconds=0.0)) == (
+        "epoch 3/3: training loss 0.2500, 0.0 s"
+    )
 
 
 def test_losses():

@@ -73,6 +73,39 @@ def test_refused_configs(fields, said):
         ForecasterConfig(**{**SMALL, **fields})
 
 
+@pytest.mark.parametrize("lookback", [48, 96, 192, 336, 720])
+def test_patches_of_the_published_look_backs_stay(lookback):
+    config = ForecasterConfig(lookback=lookback)
+    assert (config.patch, config.stride) == (48, 48)
+
+
+@pytest.mark.parametrize(
+    ("lookback", "chosen"),
+    [(1, (1, 1)), (7, (7, 7)), (14, (14, 14)), (24, (24, 24)), (53, (27, 26)), (168, (42, 42)), (512, (52, 46))],
+)  # fmt: skip
+def test_patches_fit_any_look_back(lookback, chosen):
+    config = ForecasterConfig(lookback=lookback, horizon=3, dim=4, feed_forward=4)
+    assert (config.patch, config.stride) == chosen
+    assert (config.tokens - 1) * config.stride + config.patch == lookback  # the last row is seen
+    x = jax.ShapeDtypeStruct((2, lookback, 1), jnp.float32)
+    found = nnx.eval_shape(lambda x: Forecaster(config, rngs=nnx.Rngs(0))(x, PHASE), x)
+    assert found.shape == (2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "chosen"),
+    [
+        ({"lookback": 96, "patch": 96}, (96, 48)),  # what is not given stays 48 where that fits
+        ({"lookback": 96, "stride": 24}, (48, 24)),
+        ({"lookback": 24, "stride": 12}, (12, 12)),
+        ({"lookback": 24, "patch": 6}, (6, 6)),
+    ],
+)
+def test_what_is_not_given_of_a_patch_is_chosen(fields, chosen):
+    config = ForecasterConfig(**fields)
+    assert (config.patch, config.stride) == chosen
+
+
 def test_patches_keep_variates_apart():
     model = small_forecaster(season=4)
     assert forecast(model, windows()).shape == (2, 3, 3)
