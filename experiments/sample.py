@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from experiments.training.config import parse_flags
 from experiments.training.devices import single_kernel_loops
 from experiments.training.trained import Trained, load_trained
+from titans_jax.data.tokenizers import encode_after
 from titans_jax.inference import (
     Sampling,
     Stream,
@@ -112,7 +113,7 @@ def _read_prompt(trained: Trained) -> Stream:
 def _stop_tokens(trained: Trained) -> tuple[int, ...]:
     tokens = []
     for character in _STOP.value:
-        ids = trained.tokenizer.encode(character.encode())
+        ids = encode_after(b"a", character.encode(), trained.tokenizer)  # as within a text
         if len(ids) != 1:
             raise ValueError(
                 f"--stop={_STOP.value!r} must hold characters of one token each, got {character!r}, "
