@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from titans_jax.fields import (
     finite,
     flag,
     instance_of,
+    non_negative,
     non_negative_int,
     number,
     one_of,
@@ -23,8 +25,9 @@ from titans_jax.fields import (
     whole,
 )
 from titans_jax.memory.api import Execution, choose_execution
-from titans_jax.memory.gates import Read
-from titans_jax.memory.networks import NETWORK_DEPTH, MLPNetwork, NetworkFunction, NetworkKind
+from titans_jax.memory.networks import NETWORK_DEPTH, MLPNetwork, NetworkKind
+from titans_jax.memory.rule import Anchor, Bound, NetworkFunction, Read, Rule
+from titans_jax.typing import Array, PyTree
 
 Variant = Literal[
     "mac",
@@ -62,6 +65,8 @@ HYBRIDS = {"samba": ("mamba2",), "gated_deltanet_h2": ("mamba2", "gated_deltanet
 Combine = Literal["mutual", "sigmoid", "silu"]
 ActivationDtype = Literal["float32", "bfloat16", "float64"]
 GateInput = Literal["token", "chunk"]
+ForgetTo = Literal["zero", "start"]
+WeightsStart = Literal["plain", "features"]
 
 _WINDOW = "a positive integer (None, full attention, is for the transformer only)"
 _expansion = number("a positive number, or 0 for the published one", least=0)
@@ -96,13 +101,23 @@ class MemoryConfig:
         conv_width: taps of the convolutions after the q, k, v projections; 0 for none.
         read: y_t = M_t(q_t) ("after" its own write) or M_{t-1}(q_t) ("before").
         output_gate: multiply the normalised reads by a SiLU linear gate of the input.
-        step_scale: c in theta = (c / chunk)(1 - eta) sigmoid(.). A linear memory begins by writing c / chunk of what
-            it does not know of a token, and may come to write twice that; facts that replace older ones need about
-            the whole, which is stable where chunks are short.
+        anchor: where gradients are taken: at the "chunk"'s start (Eq. 16), or with the last layer's error that of the
+            memory just before each "token" (rule.py).
+        bound: what bounds a token's step, so that a deep memory stays stable however its weights grow: "none", its
+            "gradient"'s curvature, or that of the last layer's "features" alone.
+        lower_step: factor on the steps of the layers below the last.
+        step_scale: c in theta = s (1 - eta) sigmoid(.), with s = c at ``anchor="token"``, c / chunk at "chunk". A
+            linear memory may write twice the s of what it does not know of a token; facts that replace older ones need
+            about the whole, which at "chunk" is stable where chunks are short.
         step_bias: initial bias of theta's logit. At 0 a memory begins by writing everything with half the largest
             step; far below 0 it begins closed, and training opens it for what is worth writing.
-        bound_step: divide a token's gradient by max(1, its curvature), so that the inner step of a
-            deep memory stays stable however its weights grow; a linear memory needs no bound.
+        forget_to: what a memory decays to where it forgets: "zero" (Eq. 13), or the learned M_0, its "start".
+        forget_bias: initial bias of alpha's logit; -9 forgets 1.2e-4 of a token, -4 0.018. Towards zero forgetting must
+            start slower than learning: M = 0 is a saddle of a deep memory, from which no gradient leads away, and with
+            alpha = 0.01 an untrained memory of depth 2 has a norm of 1e-12 after 4096 tokens, one of depth 4 of 1e-17.
+        weights_start: what M_0 begins as. "plain": every layer of deviation 1 / sqrt(d_in). Keys have unit norm, so
+            that hidden layers then see inputs of deviation 1 / sqrt(K), where SiLU is nearly linear. "features": hidden
+            layers scaled to inputs of deviation 1, and a last layer of zeros: an empty memory recalls nothing.
         execution: see `titans_jax.memory.api`.
     """
 
@@ -120,19 +135,63 @@ class MemoryConfig:
     output_gate: bool = field(True, flag)
     step_scale: float = field(0.64, positive)
     step_bias: float = field(0.0, finite)
-    bound_step: bool = field(True, flag)
+    anchor: Anchor = field("chunk", one_of(Anchor))
+    bound: Bound = field("gradient", one_of(Bound))
+    lower_step: float = field(1.0, non_negative)
+    forget_to: ForgetTo = field("zero", one_of(ForgetTo))
+    forget_bias: float = field(-9.0, finite)
+    weights_start: WeightsStart = field("plain", one_of(WeightsStart))
     execution: Execution = field("auto", one_of(Execution))
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require(
+            self.anchor == "chunk" or not callable(self.network),
+            "anchor",
+            self.anchor,
+            "'chunk' where network is a function, which has no last layer",
+        )
         if self.execution != "auto":  # which always fits, and would start JAX to see where it runs
-            choose_execution(self.memory_network(), self.execution, 2, self.chunk)
+            choose_execution(self.rule(), self.execution, 2)
 
-    def memory_network(self) -> MLPNetwork | NetworkFunction:
-        """The network in the form that the memory's functions take."""
-        if callable(self.network):
-            return self.network
-        return MLPNetwork(self.network, self.depth, self.expansion)
+    def rule(self, gain: Array | None = None, base: PyTree | None = None) -> Rule:
+        """The inner step.
+
+        Args:
+            gain: gain of the "residual" network's norm, ``[H, 1, K]``.
+            base: M_0, to which the memory decays with ``forget_to="start"``.
+        """
+        network = self.network
+        if not callable(network):
+            network = MLPNetwork(network, self.depth, self.expansion)
+        return Rule(
+            network,
+            anchor=self.anchor,
+            read=self.read,
+            bound=self.bound,
+            lower_step=self.lower_step,
+            gain=gain,
+            base=base if self.forget and self.forget_to == "start" else None,
+        )
+
+
+def memory_fields(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `MemoryConfig` that a file holds, with those that files of version 0.1 do not have.
+
+    Args:
+        written: the fields in the file; those of 0.1 had ``bound_step``, a flag, for ``bound``.
+    """
+    before = {
+        "anchor": "chunk",
+        "lower_step": 1.0,
+        "forget_to": "zero",
+        "forget_bias": -9.0,
+        "weights_start": "plain",
+    }
+    fields = dict(written)
+    if "bound_step" in fields:
+        fields = before | {"bound": "gradient" if fields.pop("bound_step") else "none"} | fields
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ Every shape in an annotation or a comment of this project is spelt with these le
 Arrays are annotated with jaxtyping: ``Float[Array, "B T D"]``.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Bool, Float, Int
@@ -39,3 +39,23 @@ TokenFlags = Bool[Array, "B T"]
 
 #: Token ids.
 Tokens = Int[Array, "B T"]
+
+
+class Flags(NamedTuple):
+    """What a call says of its tokens, handed down through the layers of a model.
+
+    Attributes:
+        mask: False where a token is padding: it changes nothing but keeps its place in its chunk.
+        reset: True where a document starts, at the first token of a chunk (of a segment, for MAC).
+        freeze: read the memory without writing.
+        aligned: the caller's promise that the state is at a chunk's (for MAC a segment's) start, which is faster.
+    """
+
+    mask: TokenFlags | None = None
+    reset: TokenFlags | None = None
+    freeze: bool = False
+    aligned: bool = False
+
+
+#: Nothing is said: every token counts, no document starts.
+NO_FLAGS = Flags()

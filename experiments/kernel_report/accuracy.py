@@ -1,7 +1,7 @@
 """Error of the kernel against a float64 oracle, over the error of XLA at its default precision on the same inputs.
 
-The oracle is `chunk_update` scanned in float64 on the same tokens (tests hold it to the token recurrence). XLA's
-default is `chunk_update` scanned with bfloat16 tokens and reads and a float32 state; the kernel is `fused_scan`'s TPU
+The oracle is the memory's step scanned in float64 on the same tokens (tests hold it to the token recurrence). XLA's
+default is that step scanned with bfloat16 tokens and reads and a float32 state; the kernel is `fused_scan`'s TPU
 kernel in interpret mode. In both, float32 products at default precision are computed as a TPU's matrix unit does
 (rounding.py), because a CPU would compute them exactly. An error is the largest, over the compared arrays, of
 |difference| / |oracle| in the Frobenius norm: forward of y and the final carry, backward of every gradient, of
@@ -77,10 +77,11 @@ def measure_errors(**fields: int) -> dict[str, dict[str, float]]:
 
     def by_xla(inputs: Inputs) -> Any:
         scan = plain_scan(shape)
-        _, carry, xs = scan.arguments(inputs)
-        return jax.vmap(lambda c, x: jax.lax.scan(lambda c, x: scan.step(None, c, x), c, x))(
-            carry, xs
-        )
+        consts, carry, xs = scan.arguments(inputs)
+        (carry, _), y = jax.vmap(
+            lambda c, x: jax.lax.scan(lambda c, x: scan.step(consts, c, x), c, x)
+        )(carry, xs)
+        return carry, y
 
     def by_kernel(inputs: Inputs) -> Any:
         scan = kernel_scan(shape)
@@ -92,7 +93,7 @@ def measure_errors(**fields: int) -> dict[str, dict[str, float]]:
             step_vjp=with_rounded_products(_vjp_of(scan.step)),
             interpret=pltpu.InterpretParams(),
         )
-        return carry.state, y
+        return carry[0], y
 
     cotangents = jax.tree.map(
         lambda x: jnp.asarray(generator.normal(size=x.shape)), jax.eval_shape(by_xla, exact)

@@ -1,6 +1,6 @@
 """Counts the matmuls of a function from its jaxpr, and bounds their time on a chip.
 
-The bound of a forward chunk is that of the memory's own algebra (`titans_jax.memory.chunk.chunk_update`), however
+The bound of a forward chunk is that of the memory's own algebra (`titans_jax.memory.dual.tile_update`), however
 the kernel writes it, so that a kernel gains nothing by multiplying more. The bound of a backward chunk is its
 recomputation plus two products for each matmul, three times forward's.
 """

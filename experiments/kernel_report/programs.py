@@ -1,6 +1,5 @@
 """The programs that the report compiles, by name (compile.py): the memory under `fused_scan`, and its plain form."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,17 +9,10 @@ import jax.numpy as jnp
 from experiments.kernel_report.shapes import GROUPS, MemoryShape
 from pallas_kernels import fused_scan
 from pallas_kernels.fused_scan.api import Implementation
-from titans_jax.memory import Carry, Gates, MLPNetwork, chunk_update
-from titans_jax.memory.chunk import Tile
-from titans_jax.memory.chunked import GridTokens
-from titans_jax.memory.fused import (
-    FusedCarry,
-    FusedConstants,
-    fused_step,
-    grouped_tiles,
-    saved_dtype,
-)
-from titans_jax.memory.gates import gate_sums, tile_gates
+from titans_jax.memory import Carry, Gates, MLPNetwork, Rule
+from titans_jax.memory.dual import Tile
+from titans_jax.memory.executions.tiled import kernel_step, saved_dtype, scan_step
+from titans_jax.memory.gates import summed
 from titans_jax.typing import Array
 
 
@@ -52,14 +44,14 @@ class Scan(NamedTuple):
     arguments: Callable[[Inputs], tuple[Any, Any, Any]]
 
 
-def network_of(shape: MemoryShape) -> MLPNetwork:
-    """The memory network; a deep one bounds its step, as in the presets."""
-    return MLPNetwork("mlp", shape.depth, shape.expansion)
+def rule_of(shape: MemoryShape) -> Rule:
+    """The memory's rule, as in the presets."""
+    return Rule(MLPNetwork("mlp", shape.depth, shape.expansion), bound="gradient")
 
 
 def abstract_inputs(shape: MemoryShape, groups: int = GROUPS) -> Inputs:
     """Shapes and dtypes of training: bfloat16 tokens, float32 gates and state."""
-    network = network_of(shape)
+    network = rule_of(shape).network
 
     def array(*dims: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((groups, *dims), dtype)
@@ -72,41 +64,33 @@ def abstract_inputs(shape: MemoryShape, groups: int = GROUPS) -> Inputs:
 
 
 def plain_scan(shape: MemoryShape) -> Scan:
-    """`chunk_update` as the step: the algebra as it is written down, whatever the kernel makes of it."""
-    network = network_of(shape)
+    """The step in the state's dtype: the algebra as it is written down, whatever the kernel makes of it.
 
-    def step(consts: None, carry: Carry, tile: Tile) -> tuple[Carry, Array]:
-        wide = tile.widened(carry.weights[0].dtype)
-        carry, y = chunk_update(network, None, carry, wide, "after", not network.linear)
+    Args:
+        shape: of the memory.
+    """
+
+    def step(consts: Any, carry: Any, tile: Tile) -> tuple[Any, Array]:
+        carry, y = scan_step(consts, carry, tile)
         return carry, y.astype(tile.q.dtype)
 
-    def arguments(inputs: Inputs) -> tuple[None, Carry, Tile]:
-        by_head = jax.tree.map(lambda g: g[..., None], inputs.gates)  # [G, N, C, H]
-        sums = jax.tree.map(lambda g: g[..., 0], gate_sums(by_head, "after"))
-        gates = jax.vmap(jax.vmap(lambda one: tile_gates(one, None)))(sums)
-        tile = Tile(inputs.q, inputs.k, inputs.v, gates)
-        return None, Carry(inputs.weights, inputs.momentum), tile
-
-    return Scan(step, arguments)
+    return Scan(step, lambda inputs: _arguments(shape, inputs))
 
 
 def kernel_scan(shape: MemoryShape) -> Scan:
-    """The memory as titans_jax gives it to `fused_scan`."""
-    network = network_of(shape)
-    step = functools.partial(fused_step, network, "after", not network.linear)
+    """The memory as titans_jax gives it to `fused_scan`.
 
-    def on_grid(
-        x: Array,
-    ) -> Array:  # [G, N, C, ...] -> [N, tiles, B, C, H, ...], one tile, one sequence
-        return jnp.moveaxis(x, 0, 2)[:, None, None]
+    Args:
+        shape: of the memory.
+    """
+    return Scan(kernel_step, lambda inputs: _arguments(shape, inputs))
 
-    def arguments(inputs: Inputs) -> tuple[FusedConstants, FusedCarry, Any]:
-        q, k, v, gates = jax.tree.map(on_grid, inputs[:4])
-        tiles = grouped_tiles(GridTokens(q, k, v, gates, None, None, None), "after")
-        carry = FusedCarry(Carry(inputs.weights, inputs.momentum), None)
-        return FusedConstants(None, None), carry, tiles
 
-    return Scan(step, arguments)
+def _arguments(shape: MemoryShape, inputs: Inputs) -> tuple[Any, Any, Tile]:
+    sums = summed(jax.tree.map(lambda g: g[..., None], inputs.gates))  # [G, N, C, 1]
+    rows = jax.tree.map(lambda g: g[:, :, None, :, 0], sums)  # [G, N, 1, C]
+    state = (Carry(inputs.weights, inputs.momentum), None)
+    return (rule_of(shape), None), state, Tile(inputs.q, inputs.k, inputs.v, rows)
 
 
 def forward(

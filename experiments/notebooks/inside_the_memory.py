@@ -24,7 +24,7 @@
 #   M_t = (1 - \alpha_t) M_{t-1} + S_t \qquad
 #   y_t = M_t(q_t)$$
 #
-# `NeuralMemory(..., return_diagnostics=True)` reports what happens at each token: the loss and the norm of $u_t$ (the
+# `NeuralMemory.diagnostics` reports what happens at each token: the loss and the norm of $u_t$ (the
 # "surprise"), the three gates, and the norms of $M_t$ and $S_t$. This notebook trains a memory on associative
 # recall and looks at how it forgets, then watches another one read Python. Two CPU cores take about three minutes.
 
@@ -157,7 +157,7 @@ twice = [np.concatenate([x[:, :pairs], x], axis=1) for x in (keys, values)]
 @jax.jit
 def diagnose(params, keys, values):
     model = nnx.merge(graph, params)
-    return model.memory(model.tokens(keys, values), return_diagnostics=True)[2]
+    return model.memory.diagnostics(model.tokens(keys, values))
 
 
 diagnostics = diagnose(params, *twice)
@@ -308,7 +308,7 @@ model = nnx.merge(graph, params)
 block = jax.tree.map(lambda p: p[0], nnx.split(model.layers)[1])
 mixer = nnx.merge(nnx.split(model.layers)[0], block).mixer
 x = mixer.norm(model.embedding[...][np.frombuffer(SNIPPET, np.uint8)][None])
-_, _, diagnostics = mixer.memory(x, return_diagnostics=True)
+diagnostics = mixer.memory.diagnostics(x)
 of_text = jax.tree.map(lambda leaf: np.asarray(leaf)[0].mean(axis=-1), diagnostics)
 
 figure, axes = plt.subplots(figsize=(9, 4.2))

@@ -221,7 +221,7 @@ plt.show()
 #
 # * The function must be pure and must map a vector to one of the same size. What it takes from outside, such as a
 #   constant, is not trained.
-# * `bound_step=True`, the default, divides a token's gradient by its curvature where that exceeds one. It needs
+# * `bound="gradient"`, the default, divides a token's gradient by its curvature where that exceeds one. It needs
 #   nothing but the gradient, so it protects your network too.
 # * The built-in networks have a faster form, in which no $M_t$ exists at all (`execution="chunked"`, and `"fused"` on
 #   accelerators); a function runs by `"associative_scan"` or `"sequential"`. A single token is always read by the latter.

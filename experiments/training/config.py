@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from titans_jax.config import TitansConfig
+from titans_jax.config import TitansConfig, memory_fields
 from titans_jax.fields import (
     FieldError,
     check_fields,
@@ -311,6 +311,7 @@ def from_flat(flat: dict[str, Any]) -> TrainConfig:
         for group in groups:
             inner = inner.setdefault(group, {})
         inner[last] = value
+    nested["model"]["memory"] = memory_fields(nested["model"]["memory"])
     return _from_flags(TrainConfig, nested, "config")
 
 

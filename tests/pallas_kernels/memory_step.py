@@ -1,22 +1,18 @@
-"""The memory's own step of a kernel, `titans_jax.memory.fused.fused_step`, with its arguments."""
-
-import functools
+"""The memory's own step of a kernel, `titans_jax.memory.executions.tiled.kernel_step`, with its arguments."""
 
 import jax
 import jax.numpy as jnp
 
-from titans_jax.memory.chunk import Carry
-from titans_jax.memory.fused import FusedCarry, FusedConstants, FusedTile, fused_step
-from titans_jax.memory.networks import MLPNetwork
+from titans_jax.memory import Carry, Gates, MLPNetwork, Rule
+from titans_jax.memory.dual import Tile
+from titans_jax.memory.executions.tiled import kernel_step
 
-
-def memory_step(network: MLPNetwork):
-    """The step of a memory that reads after its write, as in the presets."""
-    return functools.partial(fused_step, network, "after", not network.linear)
+#: The step of a memory.
+memory_step = kernel_step
 
 
 def memory_shapes(
-    network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.bfloat16, flags=False
+    network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.bfloat16, flags=False, **rule
 ):
     """Shapes of consts, carry and xs for `memory_step`.
 
@@ -27,6 +23,8 @@ def memory_shapes(
         head_dim: features.
         dtype: of the tokens.
         flags: with masks, resets, and an anchor of its own.
+        **rule: of `Rule`; a memory that reads after its write and bounds its step, as in the presets. With
+            ``anchor="token"`` forgetting goes to some weights.
     """
 
     def array(*shape, dtype=jnp.float32):
@@ -37,19 +35,22 @@ def memory_shapes(
     weights, start = (
         tuple(array(g, *shape) for shape in network.shapes(head_dim)) for g in (groups, 1)
     )
-    tile = FusedTile(tokens, tokens, tokens, row, None, row, row, None, None, None)
+    tile = Tile(tokens, tokens, tokens, Gates(row, row, row))
+    rule = {"bound": "gradient"} | rule
+    base = start if rule.get("anchor") == "token" else None
+    consts = Rule(network, base=base, **rule)
     if not flags:
-        return FusedConstants(None, None), FusedCarry(Carry(weights, weights), None), tile
+        return (consts, None), (Carry(weights, weights), None), tile
     return (
-        FusedConstants(None, Carry(start, start)),
-        FusedCarry(Carry(weights, weights), weights),
+        (consts, Carry(start, start)),
+        (Carry(weights, weights), weights),
         tile._replace(moves=row, reset=flag, settles=flag),
     )
 
 
-def memory_inputs(network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.float32):
+def memory_inputs(network: MLPNetwork, groups, chunks, length, head_dim, dtype=jnp.float32, **rule):
     """Random arguments of the shapes above, with gates inside (0, 1) and documents that start."""
-    shapes = memory_shapes(network, groups, chunks, length, head_dim, dtype, flags=True)
+    shapes = memory_shapes(network, groups, chunks, length, head_dim, dtype, flags=True, **rule)
     leaves, structure = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(0), len(leaves))
 
@@ -65,9 +66,11 @@ def memory_inputs(network: MLPNetwork, groups, chunks, length, head_dim, dtype=j
         consts,
         carry,
         tile._replace(
-            keep=sums(tile.keep),
-            eta=sums(tile.eta),
-            theta=jax.nn.sigmoid(tile.theta) / length,
+            gates=Gates(
+                sums(tile.gates.log_keep),
+                sums(tile.gates.log_eta),
+                jax.nn.sigmoid(tile.gates.theta) / length,
+            ),
             moves=(tile.moves > -0.3).astype(jnp.float32),
             reset=(tile.reset > 0.0).astype(jnp.float32),
             settles=(tile.settles > 0.0).astype(jnp.float32),

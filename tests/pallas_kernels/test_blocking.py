@@ -129,7 +129,7 @@ class TestBudget:
         network = MLPNetwork("mlp", 2, 2)
         args = memory_shapes(network, groups=2, chunks=2, length=64, head_dim=64)
         fused = functools.partial(
-            fused_scan, memory_step(network), implementation="mosaic_tpu", groups_per_step=1
+            fused_scan, memory_step, implementation="mosaic_tpu", groups_per_step=1
         )
         monkeypatch.setattr(blocking, "DEFAULT_VMEM_LIMIT", 0)
         compile_for("v5e", outputs_and_gradients(fused), *args)
@@ -171,7 +171,7 @@ class TestChoices:
         network = MLPNetwork("mlp", 2, 2)
         args = memory_shapes(network, groups=8, chunks=16, length=256, head_dim=256)
         fused = functools.partial(
-            fused_scan, memory_step(network), implementation="mosaic_tpu", groups_per_step=1
+            fused_scan, memory_step, implementation="mosaic_tpu", groups_per_step=1
         )
         found = {}
         for name in ("v5e", "v5p", "v6e", "TPU7x"):

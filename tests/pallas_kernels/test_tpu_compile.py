@@ -39,20 +39,20 @@ class TestEveryChip:
     def test_deep_memory(self, chip, head_dim, length):
         network = MLPNetwork("mlp", 2, 2)
         args = memory_shapes(network, groups=1, chunks=2, length=length, head_dim=head_dim)
-        assert has_kernels(compiled(chip, memory_step(network), *args))
+        assert has_kernels(compiled(chip, memory_step, *args))
 
 
 class TestDeepMemory:
     def test_masks_resets_and_an_anchor(self):
         network = MLPNetwork("mlp", 2, 2)
         args = memory_shapes(network, 2, 2, length=32, head_dim=128, flags=True)
-        assert has_kernels(compiled("v5e", memory_step(network), *args))
+        assert has_kernels(compiled("v5e", memory_step, *args))
 
     def test_too_large_is_refused_before_it_is_compiled(self):
         network = MLPNetwork("mlp", 2, 4)
         args = memory_shapes(network, groups=2, chunks=2, length=256, head_dim=256)
         with pytest.raises(UnsupportedError, match=r"needs \d+ bytes of VMEM .*, and v4 has \d+"):
-            compiled("v4", memory_step(network), *args, implementation="mosaic_tpu")
+            compiled("v4", memory_step, *args, implementation="mosaic_tpu")
 
 
 class TestTransformations:

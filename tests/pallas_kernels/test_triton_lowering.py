@@ -43,12 +43,12 @@ class TestLowering:
     def test_deep_memory(self, depth, head_dim, length):
         network = MLPNetwork("mlp", depth, 1)
         args = memory_shapes(network, groups=2, chunks=9, length=length, head_dim=head_dim)
-        assert kernels(lowered(memory_step(network), *args, implementation="triton")) == 2
+        assert kernels(lowered(memory_step, *args, implementation="triton")) == 2
 
     def test_masks_resets_and_an_anchor(self):
         network = MLPNetwork("mlp", 2, 1)
         args = memory_shapes(network, 2, 3, length=16, head_dim=32, flags=True)
-        assert kernels(lowered(memory_step(network), *args, implementation="triton")) == 2
+        assert kernels(lowered(memory_step, *args, implementation="triton")) == 2
 
     def test_segments_are_those_that_fit(self):
         def step(consts, carry, x):
@@ -64,7 +64,7 @@ class TestDeepMemory:
     def test_equals_scan_in_interpret_mode(self):
         network = MLPNetwork("mlp", 2, 2)
         args = memory_inputs(network, groups=2, chunks=3, length=16, head_dim=16)
-        step = memory_step(network)
+        step = memory_step
         fused = functools.partial(fused_scan, step, implementation="triton", interpret=True)
         actual = outputs_and_gradients(fused)(*args)
         expected = outputs_and_gradients(functools.partial(reference_scan, step))(*args)

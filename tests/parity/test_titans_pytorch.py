@@ -38,7 +38,7 @@ import numpy as np
 import pytest
 
 from tests import tolerances
-from titans_jax.memory import Gates, MemoryState, MLPNetwork, memory_scan
+from titans_jax.memory import Gates, MemoryState, MLPNetwork, Rule, memory_scan
 
 pytest.importorskip("torch")
 pytest.importorskip("titans_pytorch")
@@ -172,7 +172,9 @@ def ours(parameters, x, network, *, execution, chunk=1, anchor_every=1):
         position=jnp.zeros(BATCH, jnp.int32),
     )
     gates = our_gates(parameters, x, chunk)
-    y, state = memory_scan(network, state, q, k, v, gates, chunk=anchor_every, execution=execution)
+    y, state = memory_scan(
+        Rule(network), state, q, k, v, gates, chunk=anchor_every, execution=execution
+    )
     weights, momentum = (
         tuple(matrix[:, 0] for matrix in matrices) for matrices in (state.weights, state.momentum)
     )
@@ -236,7 +238,7 @@ def test_their_network(dtype, execution, depth):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("execution", "depth"),
-    [("chunked", 1), ("online", 1), ("chunked", 2), ("chunked", 4), ("associative_scan", 2)],
+    [("sequential", 1), ("chunked", 1), ("chunked", 2), ("chunked", 4), ("associative_scan", 2)],
 )
 def test_our_network(dtype, execution, depth):
     """Our SiLU MLP on both sides: the executions with gradients written by hand."""

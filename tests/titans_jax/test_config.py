@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig
+from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig, memory_fields
 
 MEMORY = MemoryConfig(num_heads=4, chunk=64)
 
@@ -57,7 +57,11 @@ def test_a_value_that_does_not_fit_is_refused(fields, message):
         ({"gates": "head"}, "gates must be one of .*, got 'head'"),
         ({"momentum": 2}, r"momentum must be one of \(True, False\), got 2"),
         ({"forget": 1}, r"forget must be one of \(True, False\), got 1"),
-        ({"bound_step": "yes"}, r"bound_step must be one of \(True, False\), got 'yes'"),
+        ({"bound": "yes"}, r"bound must be one of \('none', 'gradient', 'features'\), got 'yes'"),
+        ({"anchor": "tile"}, r"anchor must be one of \('chunk', 'token'\), got 'tile'"),
+        ({"lower_step": -1}, "lower_step must be a finite number, 0 or more, got -1"),
+        ({"forget_to": "M_0"}, r"forget_to must be one of \('zero', 'start'\), got 'M_0'"),
+        ({"weights_start": 1}, r"weights_start must be one of \('plain', 'features'\), got 1"),
         ({"output_gate": None}, "output_gate must be .*, got None"),
         ({"step_scale": float("inf")}, "step_scale must be a positive, finite number, got inf"),
         ({"step_scale": 0}, "step_scale must be a positive, finite number, got 0"),
@@ -118,3 +122,23 @@ def test_a_recurrence_must_fit_the_model(variant, recurrence, message):
 def test_a_hybrid_needs_a_window():
     with pytest.raises(ValueError, match=r"window must be a positive integer .*, got None"):
         TitansConfig(variant="samba", window=None)
+
+
+def test_a_memory_of_version_0_1_is_what_it_was():
+    """Its files have `bound_step` and none of the fields that came after; they keep the meaning that they had."""
+    written = {"num_heads": 2, "chunk": 16, "bound_step": False, "step_bias": -1.0}
+    expected = MemoryConfig(
+        num_heads=2,
+        chunk=16,
+        step_bias=-1.0,
+        anchor="chunk",
+        bound="none",
+        lower_step=1.0,
+        forget_to="zero",
+        forget_bias=-9.0,
+        weights_start="plain",
+    )
+    assert MemoryConfig(**memory_fields(written)) == expected
+    assert MemoryConfig(**memory_fields(written | {"bound_step": True})).bound == "gradient"
+    today = dataclasses.asdict(MemoryConfig(anchor="token", bound="features"))
+    assert memory_fields(today) == today

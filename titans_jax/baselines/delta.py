@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from titans_jax.baselines.scan import chunk_decays, places, scaled
-from titans_jax.memory.gates import column
-from titans_jax.memory.online import inverse_unit_lower
-from titans_jax.memory.products import NN, NT, TN, dot
+from titans_jax.baselines.scan import chunk_decays
+from titans_jax.tiles.matrices import NN, NT, TN, column, dot, places, scaled, solve_unit_lower
 from titans_jax.typing import Array
 
 
@@ -33,27 +30,6 @@ class DeltaTokens(NamedTuple):
     beta: Float[Array, "1 C"]
     log_keep: Float[Array, "1 C"] | None
     starts: Float[Array, "1 C"] | None = None
-
-
-@jax.custom_vjp
-def solver(strict: Float[Array, "C C"]) -> Float[Array, "C C"]:
-    """(I + L)^-1 for a strictly lower triangular L, in full precision."""
-    with jax.default_matmul_precision("highest"):
-        return inverse_unit_lower(strict)
-
-
-def _solver_forward(strict: Array) -> tuple[Array, Array]:
-    inverse = solver(strict)
-    return inverse, inverse
-
-
-def _solver_backward(inverse: Array, d_inverse: Array) -> tuple[Array]:
-    with jax.default_matmul_precision("highest"):
-        half = dot(inverse, d_inverse, TN, inverse.dtype)
-        return (-dot(half, inverse, NT, inverse.dtype),)
-
-
-solver.defvjp(_solver_forward, _solver_backward)
 
 
 def delta_step(
@@ -75,7 +51,7 @@ def delta_step(
     strict = jnp.where(row > col, decays.within, 0.0)
     system = beta * strict * dot(x.k, x.k, NT, operand)  # [C, C]
     predicted = scaled(decays.before, dot(x.k, state, NN, operand))  # [C, V]
-    written = dot(solver(system), beta * (x.v - predicted), NN, operand)  # u, [C, V]
+    written = solve_unit_lower(system, beta * (x.v - predicted), operand)  # u, [C, V]
     scores = dot(x.q, x.k, NT, operand) * decays.within
     y = dot(scores, written, NN, operand) + scaled(decays.before, dot(x.q, state, NN, operand))
     state = scaled(decays.kept, state) + dot(scaled(decays.after, x.k), written, TN, operand)

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from titans_jax.baselines.scan import chunk_decays, scaled
-from titans_jax.memory.products import NN, NT, TN, dot
+from titans_jax.baselines.scan import chunk_decays
 from titans_jax.registry import registered
+from titans_jax.tiles.matrices import NN, NT, TN, dot, scaled
 from titans_jax.typing import Array
 
 NORMALISER_EPSILON = 1e-6

@@ -14,7 +14,7 @@ from titans_jax.baselines.retnet import Retention
 from titans_jax.baselines.ttt import TTTMLP, TTTLinear
 from titans_jax.config import TitansConfig
 from titans_jax.layers.norms import RMSNorm
-from titans_jax.typing import Array, Bool, Float
+from titans_jax.typing import Array, Flags, Float
 
 LAYERS: dict[str, Any] = {
     "linear_attention": LinearAttention,
@@ -50,23 +50,20 @@ class RecurrentMixer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: Any = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
+        state: Any,
+        flags: Flags,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """Adds the recurrence's outputs to the residual stream.
 
         Args:
             x: residual stream.
             state: after the tokens before `x`; None at the start of a stream.
-            mask: False where a token is padding.
-            reset: True where a document starts.
+            flags: see `Flags`.
 
         Returns:
             The residual stream and the new state.
         """
         if state is None and not isinstance(self.layer, TTTLinear):
             state = self.layer.init_state(x.shape[0])
-        out, state = self.layer(self.norm(x), state, mask, reset)
+        out, state = self.layer(self.norm(x), state, flags.mask, flags.reset)
         return x + out, state

@@ -1,11 +1,11 @@
 """The executor of every recurrent baseline: a step function over chunks, by ``lax.scan`` or in one kernel.
 
-A baseline is a pure function ``step(carry, x) -> (carry, y)`` of one head and one chunk, on 2-D arrays: a token's
-vectors are rows of ``[C, K]``, its scalars are entries of ``[1, C]``. Its recurrence is linear in the state inside a
-chunk, so that the chunk is an implementation detail: any chunk, and any split of a sequence, gives the same numbers.
+A baseline is a pure function ``step(carry, x) -> (carry, y)`` of one head and one chunk, as tiles/scan.py runs them.
+Its recurrence is linear in the state inside a chunk, so that the chunk is an implementation detail: any chunk, and any
+split of a sequence, gives the same numbers.
 
 A token whose inputs are all zero must be an identity step. Padding is made of such tokens, the last chunk is filled
-up with them, and no step needs a mask. A document may start at any token: `Resets` counts the starts in a chunk.
+up with them, and no step needs a mask. A document may start at any token: ``starts`` counts the starts in a chunk.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Float
 
-from pallas_kernels.fused_scan import fused_scan
-from titans_jax.memory.gates import column
-from titans_jax.placement import kernel_shares, target_platform
+from titans_jax.tiles.grid import from_grid, make_grid, to_grid
+from titans_jax.tiles.matrices import column, places, row_sum
+from titans_jax.tiles.scan import platform_execution, scan_tiles
 from titans_jax.typing import Array, PyTree, TokenFlags
 
 RecurrenceExecution = Literal["auto", "chunked", "fused"]
@@ -37,6 +36,7 @@ def chunk_scan(
     chunk: int,
     reset: TokenFlags | None = None,
     execution: RecurrenceExecution = "auto",
+    **options: Any,
 ) -> tuple[PyTree, Float[Array, "B T H _"]]:
     """Runs a recurrence over a batch of sequences.
 
@@ -48,83 +48,28 @@ def chunk_scan(
         chunk: tokens that one call of the step handles.
         reset: True where a document starts.
         execution: "chunked" (``lax.scan``), "fused" (one kernel), or "auto": by the platform.
+        **options: of `fused_scan`, for "fused".
 
     Returns:
         The state after the last token, and the outputs.
     """
-    if execution == "auto":
-        execution = "fused" if target_platform() == "tpu" else "chunked"
-    leaf = jax.tree.leaves(tokens)[0]
-    batch, length, heads = leaf.shape[:3]
+    length, heads = jax.tree.leaves(tokens)[0].shape[1:3]
     chunk = min(chunk, length)
-    chunks = -(-length // chunk)
+    grid = make_grid(length, chunk, chunk, None)
+    tiles = jax.tree.map(lambda x: to_grid(grid, x), tokens)
     if reset is not None:
-        flags = jnp.pad(reset, ((0, 0), (0, chunks * chunk - length)))
-        counts = jnp.cumsum(flags.reshape(batch, chunks, chunk), axis=2)
-        counts = counts.reshape(batch, chunks * chunk, 1).astype(jax.tree.leaves(carry)[0].dtype)
-        starts = jnp.broadcast_to(counts, (batch, chunks * chunk, heads))[:, :length]
-        tokens = tokens._replace(starts=starts)
-
-    def on_grid(x: Array) -> Array:  # [B, N, C, H, ...]
-        short = chunks * chunk - length
-        if short:
-            # A repeated last count, so that the filling belongs to the last document.
-            mode = "edge" if reset is not None and x is tokens.starts else "constant"
-            x = jnp.pad(x, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2), mode=mode)
-        return x.reshape(batch, chunks, chunk, *x.shape[2:])
-
-    grid = jax.tree.map(on_grid, tokens)
-    run = _scan if execution == "chunked" else _fused
-    carry, y = run(step, carry, grid)
-    return carry, y.reshape(batch, chunks * chunk, heads, -1)[:, :length]
-
-
-def _scan(step: ChunkStep, carry: PyTree, grid: PyTree) -> tuple[PyTree, Array]:
-    @jax.checkpoint
-    def one_head(carry: Any, x: Any) -> tuple[Any, Array]:
-        return step(carry, jax.tree.map(lambda a: a[None] if a.ndim == 1 else a, x))
-
-    heads = jax.vmap(one_head, in_axes=(0, 1), out_axes=(0, 1))
-    sequences = jax.vmap(heads)
-    xs = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), grid)  # [N, B, C, H, ...]
-    carry, y = jax.lax.scan(sequences, carry, xs)
-    return carry, jnp.moveaxis(y, 0, 1)
-
-
-def _fused(step: ChunkStep, carry: PyTree, grid: PyTree, **options: Any) -> tuple[PyTree, Array]:
-    """`_scan` by a kernel, shared out over the mesh in context as placement.py says."""
-
-    def groups(carry: PyTree, grid: PyTree) -> tuple[PyTree, Array]:
-        batch, chunks, length, heads = jax.tree.leaves(grid)[0].shape[:4]
-
-        def grouped(a: Array) -> Array:  # [B * H, N, rows, cols]
-            a = jnp.moveaxis(a, 3, 1)
-            a = a[:, :, :, None] if a.ndim == 4 else a
-            return a.reshape(batch * heads, chunks, *a.shape[3:])
-
-        end, y = fused_scan(
-            lambda _, carry, x: step(carry, x),
-            None,
-            jax.tree.map(lambda a: a.reshape(batch * heads, *a.shape[2:]), carry),
-            jax.tree.map(grouped, grid),
-            **options,
-        )
-        end = jax.tree.map(lambda a: a.reshape(batch, heads, *a.shape[1:]), end)
-        y = y.reshape(batch, heads, chunks, length, -1)
-        return end, jnp.moveaxis(y, 1, 3)
-
-    batch, _, _, heads = jax.tree.leaves(grid)[0].shape[:4]
-    shares = kernel_shares(batch, heads)
-    if shares is None:
-        return groups(carry, grid)
-    states = PartitionSpec(shares.batch, shares.heads)
-    tokens = PartitionSpec(shares.batch, None, None, shares.heads)
-    return jax.shard_map(
-        groups,
-        in_specs=(states, tokens),
-        out_specs=(states, tokens),
-        axis_names=shares.axes,
-    )(carry, grid)
+        counts = jnp.cumsum(to_grid(grid, reset), axis=2)  # [N, B, C]
+        counts = counts.astype(jax.tree.leaves(carry)[0].dtype)[..., None]
+        tiles = tiles._replace(starts=jnp.broadcast_to(counts, (*counts.shape[:3], heads)))
+    carry, y = scan_tiles(
+        lambda _, carry, x: step(carry, x),
+        None,
+        carry,
+        tiles,
+        execution=platform_execution() if execution == "auto" else execution,
+        **options,
+    )
+    return carry, from_grid(grid, y)
 
 
 class Decays(NamedTuple):
@@ -190,21 +135,7 @@ def document_flags(starts: Float[Array, "1 C"]) -> tuple[Array, Array, Array, Ar
     return jnp.abs(counts - starts) > 0.5, counts < 0.5, counts > end - 0.5, end < 0.5
 
 
-def places(length: int) -> tuple[Array, Array]:
-    """Row and column numbers of a ``[C, C]`` matrix."""
-    shape = (length, length)
-    return (
-        jax.lax.broadcasted_iota(jnp.int32, shape, 0),
-        jax.lax.broadcasted_iota(jnp.int32, shape, 1),
-    )
-
-
 def cumulative(x: Float[Array, "1 C"]) -> Float[Array, "C 1"]:
     """Inclusive sums of a row, as a column."""
     row, col = places(x.shape[1])
-    return jnp.sum(jnp.where(col <= row, x, 0.0), axis=1, keepdims=True)
-
-
-def scaled(factor: Array | None, x: Array) -> Array:
-    """``factor * x``, or x where there is no factor."""
-    return x if factor is None else factor * x
+    return row_sum(jnp.where(col <= row, x, 0.0))

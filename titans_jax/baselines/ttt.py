@@ -44,7 +44,9 @@ class TTTLinear(nnx.Module):
             conv_width=recurrence.conv_width,
             step_scale=self.step_scale,
             step_bias=recurrence.step_bias,
-            bound_step=False,
+            anchor="chunk",
+            bound="none",
+            weights_start="plain",
             execution=recurrence.execution,
         )
         self.memory = NeuralMemory(

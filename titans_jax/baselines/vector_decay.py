@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from titans_jax.baselines.scan import document_flags, places
-from titans_jax.memory.gates import column
-from titans_jax.memory.products import NN, NT, TN, dot
+from titans_jax.baselines.scan import document_flags
+from titans_jax.tiles.matrices import NN, NT, TN, column, dot, places
 from titans_jax.typing import Array
 
 

@@ -24,7 +24,7 @@ from titans_jax.inference.sampling import Filters, Numbers, Sampling, choose, di
 from titans_jax.inference.stream import Stream, beside, require_unused, select
 from titans_jax.layers.cached_attention import decoding_state, stream_state
 from titans_jax.models.language_model import Titans
-from titans_jax.typing import Array
+from titans_jax.typing import Array, Flags
 
 #: In place of tokens after a sequence's end.
 NO_TOKEN = -1
@@ -212,7 +212,7 @@ class _TokenStep:
     """
 
     def __init__(self, model: Titans, freeze_memory: bool):
-        self.model, self.freeze_memory = model, freeze_memory
+        self.model, self.flags = model, Flags(freeze=freeze_memory)
         layers = model.config.num_layers
         self.unrolled = layers <= UNROLLED_LAYERS
         self.rope_base = model.config.rope_base
@@ -240,10 +240,10 @@ class _TokenStep:
         if self.unrolled:
             for layer, state in zip(self.layers, stream.state, strict=True):
                 block = nnx.merge(self.graph, layer)
-                x, state = block(x, state, freeze_memory=self.freeze_memory)
+                x, state = block(x, state, self.flags)
                 states.append(state)
         else:
-            x, states = self.model.blocks(x, stream.state, freeze_memory=self.freeze_memory)
+            x, states = self.model.blocks(x, stream.state, self.flags)
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
         seen = stream.seen.at[rows, token].set(True)
         return Stream(states, self.model.logits(x)[:, 0], seen, stream.length + 1)

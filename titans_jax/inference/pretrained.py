@@ -38,7 +38,7 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig
+from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig, memory_fields
 from titans_jax.fields import positive_int
 from titans_jax.models.language_model import Titans
 from titans_jax.registry import path_name
@@ -189,6 +189,8 @@ def config_from_dict(values: Any, source: str) -> TitansConfig:
     if model_type != _MODEL_TYPE:
         raise ValueError(f"{source}: model_type must be {_MODEL_TYPE!r}, got {model_type!r}")
     fields = {name: value for name, value in values.items() if name not in _BESIDE_CONFIG}
+    if isinstance(fields.get("memory"), dict):
+        fields["memory"] = memory_fields(fields["memory"])
     problems = _field_problems(TitansConfig, fields, "")
     for name, kind in _NESTED.items():
         nested = fields.get(name)

@@ -10,18 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from titans_jax.memory.chunk import Carry
+from titans_jax.memory.dual import Carry, select
+from titans_jax.memory.executions.sequential import token_by_token
 from titans_jax.memory.gates import Gates
-from titans_jax.memory.networks import (
-    MLPNetwork,
-    NetworkFunction,
-    network_function,
-    surprise,
-)
-from titans_jax.memory.sequential import TokenState, sequential_scan
+from titans_jax.memory.rule import Rule, surprise
 from titans_jax.memory.state import MemoryState
 from titans_jax.registry import registered
-from titans_jax.typing import Array, Float, Heads, PerHead, PyTree, TokenFlags
+from titans_jax.typing import Array, Heads, PerHead, PyTree, TokenFlags
 
 
 @registered
@@ -32,7 +27,8 @@ class Diagnostics(NamedTuple):
     were to be written; the norms show that it is not.
 
     Attributes:
-        loss: ||M(k_t) - v_t||^2 at the anchor, the memory of the chunk's start (Eq. 12).
+        loss: ||M(k_t) - v_t||^2 for which the token is written (Eq. 12): at the memory of the chunk's start, or with
+            ``anchor="token"`` with its last layer just before the token.
         gradient_norm: norm of u_t, its gradient as it is written, bounded where the step is.
         alpha: share of the memory that is forgotten; 0 without forgetting.
         eta: share of the momentum that is kept; 0 without momentum.
@@ -51,65 +47,50 @@ class Diagnostics(NamedTuple):
 
 
 def memory_diagnostics(
-    network: MLPNetwork | NetworkFunction,
+    rule: Rule,
     state: MemoryState,
     k: Heads,
     v: Heads,
     gates: Gates,
     *,
     chunk: int,
-    gain: Float[Array, "H K"] | None = None,
     mask: TokenFlags | None = None,
     reset: TokenFlags | None = None,
     initial: Carry | None = None,
-    bound_step: bool = False,
 ) -> Diagnostics:
     """The diagnostics of what `memory_scan` does with the same arguments, which it has checked.
 
     Args:
-        network: the memory network.
+        rule: the inner step.
         state: the memories before the first token.
         k: keys; v: values.
         gates: fields ``[B, T, H]``, not masked.
         chunk: tokens that share one gradient anchor.
-        gain: gain of the "residual" network's norm.
         mask: False for tokens that are not written.
         reset: True where a document starts.
         initial: M and S at a document's start; needed with ``reset``.
-        bound_step: as for `memory_scan`.
     """
-    bound_step = bound_step and not (isinstance(network, MLPNetwork) and network.linear)
 
-    def one_head(gain, state: TokenState, k, v, gates, mask, reset, initial):
-        function = network_function(network, gain)
-
-        def token(state: TokenState, x):
+    def one_head(rule, initial, state, tokens, mask, reset):
+        def token(state: MemoryState, x):
             k_t, v_t, gates_t, mask_t, reset_t = x
             if reset_t is not None:
-                carry, anchor = jax.tree.map(
-                    lambda new, old: jnp.where(reset_t, new, old),
-                    (initial, initial.weights),
-                    (state.carry, state.anchor),
-                )
-                state = TokenState(carry, anchor, state.position)
-            loss = jnp.sum((function(state.anchor, k_t) - v_t) ** 2)
-            gradient = surprise(function, state.anchor, k_t, v_t, bound_step)
-            one = jax.tree.map(lambda leaf: leaf[None], (k_t, k_t, v_t, gates_t, mask_t))
-            after, _ = sequential_scan(
-                function, state, *one, None, None, chunk=chunk, read="after", bound_step=bound_step
+                old = (state.weights, state.momentum, state.anchor)
+                new = select(reset_t, (*initial, initial.weights), old)
+                state = MemoryState(*new, state.position)
+            loss, gradient = surprise(rule, state.anchor, state.weights, k_t, v_t)
+            after, _ = token_by_token(
+                rule, None, state, k_t, k_t, v_t, gates_t, mask_t, None, chunk=chunk
             )
-            norms = (_norm(gradient), _norm(after.carry.weights), _norm(after.carry.momentum))
+            norms = (_norm(gradient), _norm(after.weights), _norm(after.momentum))
             return after, (loss, *norms)
 
-        return jax.lax.scan(token, state, (k, v, gates, mask, reset))[1]
+        return jax.lax.scan(token, state, (*tokens, mask, reset))[1]
 
-    heads = jax.vmap(
-        one_head, in_axes=(0, TokenState(0, 0, None), 1, 1, 1, None, None, 0), out_axes=1
-    )
-    batched = jax.vmap(heads, in_axes=(None, 0, 0, 0, 0, 0, 0, None))
-    gain = None if gain is None else gain[:, None, :]
-    start = TokenState(Carry(state.weights, state.momentum), state.anchor, state.position)
-    loss, gradient, weights, momentum = batched(gain, start, k, v, gates, mask, reset, initial)
+    by_head = MemoryState(0, 0, 0, None)
+    heads = jax.vmap(one_head, in_axes=(0, 0, by_head, 1, None, None), out_axes=1)
+    sequences = jax.vmap(heads, in_axes=(None, None, 0, 0, 0, 0))
+    loss, gradient, weights, momentum = sequences(rule, initial, state, (k, v, gates), mask, reset)
     zero = jnp.zeros_like(gates.theta)
     return Diagnostics(
         loss=loss,

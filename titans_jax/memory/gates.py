@@ -14,18 +14,21 @@ Within a tile everything is linear in the state before it, (M_0, S_0), and in th
 The products are differences of cumulative sums of logarithms, subtracted before ``exp``; nothing
 is ever divided by a product that may underflow. A masked token is an identity step: it neither
 decays nor writes, and M does not move by S either, so its column of Db is zero in Db @ De and in c.
+
+Where forgetting goes to some weights B rather than to zero, M stands for M - B in all of this (rule.py).
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from titans_jax.memory.rule import Read
 from titans_jax.registry import registered
+from titans_jax.tiles.matrices import column, last, places
 from titans_jax.typing import Array, PerHead, TokenFlags
-
-Read = Literal["after", "before"]
 
 #: The smallest logarithm of a decay: exp(-80) = 2e-35 is zero for every purpose, and sums of a few
 #: such numbers are still resolved well in float32.
@@ -35,6 +38,8 @@ LOG_ZERO = -80.0
 @registered
 class Gates(NamedTuple):
     """Gates per token and head, kept as logarithms where they multiply.
+
+    Between `summed` and `decays` they are those of tiles, the logarithms summed from each tile's first token on.
 
     Attributes:
         log_keep: log(1 - alpha), ``[B, T, H]``, or None for no forgetting (alpha = 0).
@@ -74,13 +79,13 @@ def gates_from_logits(
     """The gates of the layer (§3.2, "functions of tokens"), from one linear map of the input.
 
     alpha = sigmoid(a), eta = sigmoid(e), theta = step_size (1 - eta) sigmoid(t). Scaling theta by
-    1 - eta keeps the total step of a gradient, theta / (1 - eta), bounded whatever the momentum;
-    ``step_size`` is c / chunk, because the gradients of a chunk add up at one anchor. Without these
-    two factors the inner step's curvature passes 2 and the memory diverges.
+    1 - eta keeps the total step of a gradient, theta / (1 - eta), bounded whatever the momentum. Where the gradients
+    of a chunk add up at one anchor, ``step_size`` is c / chunk. Without these factors the inner step's curvature passes
+    2 and the memory diverges.
 
     Args:
         logits: ``[B, T, 3, H]``, for alpha, eta and theta.
-        step_size: c / chunk.
+        step_size: largest total step.
         momentum: False for eta = 0.
         forget: False for alpha = 0.
     """
@@ -103,54 +108,15 @@ def mask_gates(gates: Gates, mask: TokenFlags) -> Gates:
     return Gates(zero(gates.log_keep), zero(gates.log_eta), zero(gates.theta))
 
 
-class TileGates(NamedTuple):
-    """The gates of one tile as 2-D arrays, rows and columns both, so that no kernel transposes.
+def summed(gates: Gates) -> Gates:
+    """The gates of tiles with their logarithms summed up to and with each token.
 
-    ``keep`` and ``eta`` hold inclusive cumulative sums of log(1 - alpha) and log(eta) from the
-    tile's first token; ``read_keep`` is ``keep`` for reading after the write and its exclusive
-    counterpart for reading before it. ``moves`` is 1 for a real token and 0 for a masked one.
-    None stands for a gate that is switched off.
-    """
-
-    keep_row: Float[Array, "1 R"] | None
-    keep_col: Float[Array, "R 1"] | None
-    keep_end: Float[Array, "1 1"] | None
-    read_keep_col: Float[Array, "R 1"] | None
-    eta_row: Float[Array, "1 R"] | None
-    eta_col: Float[Array, "R 1"] | None
-    eta_end: Float[Array, "1 1"] | None
-    theta_row: Float[Array, "1 R"]
-    theta_col: Float[Array, "R 1"]
-    moves_row: Float[Array, "1 R"] | None
-    moves_col: Float[Array, "R 1"] | None
-
-
-class GateSums(NamedTuple):
-    """Gates of tiles ``[..., R, H]`` with cumulative sums of the logarithms within each tile.
-
-    Attributes:
-        keep: sum of log(1 - alpha) up to and with each token, or None for no forgetting.
-        read_keep: the same for the read: ``keep`` after the write, without the token before it.
-        eta: sum of log(eta), or None for no momentum.
-        theta: the inner learning rate.
-    """
-
-    keep: Float[Array, "*tiles R H"] | None
-    read_keep: Float[Array, "*tiles R H"] | None
-    eta: Float[Array, "*tiles R H"] | None
-    theta: Float[Array, "*tiles R H"]
-
-
-def gate_sums(gates: Gates, read: Read) -> GateSums:
-    """Sums the logarithms of all tiles at once.
-
-    Outside the loop over chunks, because a cumulative sum inside it is a slow window reduction. By a
+    Outside the loop over tiles, because a cumulative sum inside it is a slow window reduction. By a
     scan, because two sums that share their first part then share its rounding, which a product with a
     triangle of ones would not let them.
 
     Args:
         gates: fields ``[..., R, H]``, already passed through `mask_gates` where there is a mask.
-        read: "after" for y_t = M_t(q_t), "before" for y_t = M_{t-1}(q_t).
     """
 
     def cumulative(log_decay):
@@ -158,43 +124,7 @@ def gate_sums(gates: Gates, read: Read) -> GateSums:
             return None
         return jax.lax.associative_scan(jnp.add, log_decay, axis=log_decay.ndim - 2)
 
-    keep = read_keep = cumulative(gates.log_keep)
-    if read == "before" and keep is not None:
-        read_keep = keep - gates.log_keep
-    return GateSums(keep, read_keep, cumulative(gates.log_eta), gates.theta)
-
-
-def tile_gates(sums: GateSums, mask: Bool[Array, "R"] | None) -> TileGates:
-    """One tile's gates as rows and columns.
-
-    Args:
-        sums: one head's, fields ``[R]``.
-        mask: ``[R]`` or None.
-    """
-
-    def row(x):
-        return None if x is None else x[None, :]  # [1, R]
-
-    def col(x):
-        return None if x is None else x[:, None]  # [R, 1]
-
-    def end(x):
-        return None if x is None else x[None, -1:]  # [1, 1]
-
-    moves = None if mask is None else mask.astype(sums.theta.dtype)
-    return TileGates(
-        keep_row=row(sums.keep),
-        keep_col=col(sums.keep),
-        keep_end=end(sums.keep),
-        read_keep_col=col(sums.read_keep),
-        eta_row=row(sums.eta),
-        eta_col=col(sums.eta),
-        eta_end=end(sums.eta),
-        theta_row=row(sums.theta),
-        theta_col=col(sums.theta),
-        moves_row=row(moves),
-        moves_col=col(moves),
-    )
+    return Gates(cumulative(gates.log_keep), cumulative(gates.log_eta), gates.theta)
 
 
 class Decays(NamedTuple):
@@ -203,6 +133,7 @@ class Decays(NamedTuple):
     A read at token t uses ``keep_t M_0 + carry_t S_0 - sum_i write[t, i] u_i``; at the end of the
     tile M is ``end_keep M_0 + end_carry S_0 - sum_i end_write_i u_i`` and S is
     ``end_eta S_0 - sum_i end_momentum_i u_i``. theta is inside ``write`` and the two ``end`` columns.
+    None stands for a gate that is switched off.
     """
 
     keep: Float[Array, "R 1"] | None
@@ -215,55 +146,67 @@ class Decays(NamedTuple):
     end_momentum: Float[Array, "R 1"] | None
 
 
-def decay_matrices(gates: TileGates, read: Read) -> Decays:
-    """Db, De and their product for one tile, on 2-D arrays only (module docstring).
+def decays(
+    gates: Gates,
+    moves: Float[Array, "1 R"] | None,
+    read: Read,
+    turn: Callable[[Float[Array, "1 R"]], Float[Array, "R 1"]] = column,
+) -> Decays:
+    """Db, De and their product for one tile of one head, on 2-D arrays only (module docstring).
 
     Args:
-        gates: from `tile_gates`, one tile.
-        read: "after" or "before"; must be the one given to `gate_sums`.
+        gates: from `summed`, fields ``[1, R]``.
+        moves: 1 for a token and 0 for a masked one; None: all are tokens.
+        read: M after each token ("after") or before it ("before").
+        turn: makes a column of a row; kernels need `column`, elsewhere a transpose is free.
     """
-    length = gates.theta_row.shape[-1]
-    dtype = gates.theta_row.dtype
-    row = jax.lax.broadcasted_iota(jnp.int32, (length, length), 0)
-    col = jax.lax.broadcasted_iota(jnp.int32, (length, length), 1)
+    length = gates.theta.shape[-1]
+    dtype = gates.theta.dtype
+    row, col = places(length)
     sees = row >= col if read == "after" else row > col
+
+    def turned(x):
+        return None if x is None else turn(x)
 
     def lower(log_col, log_row, allowed):  # [R, R]
         if log_col is None:
             return allowed.astype(dtype)
         return jnp.exp(jnp.where(allowed, log_col - log_row, -jnp.inf))
 
-    forget = lower(gates.read_keep_col, gates.keep_row, sees)  # Db, [R, R]
-    if gates.keep_col is None:
+    kept = read_kept = turned(gates.log_keep)  # [R, 1]
+    if kept is not None and read == "before":
+        read_kept = before_token(gates.log_keep)
+    forget = lower(read_kept, gates.log_keep, sees)  # Db, [R, R]
+    if kept is None:
+        keep = end_keep = None
         end_forget = jnp.ones((length, 1), dtype)
     else:
-        end_forget = jnp.exp(gates.keep_end - gates.keep_col)  # last row of Db as a column, [R, 1]
-    if gates.moves_row is not None:
-        forget = forget * gates.moves_row
-        end_forget = end_forget * gates.moves_col
-    keep = None if gates.read_keep_col is None else jnp.exp(gates.read_keep_col)
-    end_keep = None if gates.keep_end is None else jnp.exp(gates.keep_end)
-    if gates.eta_row is None:
+        end = last(gates.log_keep)  # [1, 1]
+        keep, end_keep = jnp.exp(read_kept), jnp.exp(end)
+        end_forget = jnp.exp(end - kept)  # last row of Db as a column, [R, 1]
+    if moves is not None:
+        forget = forget * moves
+        end_forget = end_forget * turn(moves)
+    theta = turn(gates.theta)  # [R, 1]
+    if gates.log_eta is None:
         # eta = 0: S_t = -theta_t u_t, and nothing of S_0 survives.
-        end_write = end_forget * gates.theta_col
-        return Decays(keep, None, forget * gates.theta_row, end_keep, None, None, end_write, None)
-    momentum = lower(gates.eta_col, gates.eta_row, row >= col) * gates.theta_row  # De theta, [R, R]
-    eta = jnp.exp(gates.eta_col)  # [R, 1]
+        end_write = end_forget * theta
+        return Decays(keep, None, forget * gates.theta, end_keep, None, None, end_write, None)
+    log_eta, end = turn(gates.log_eta), last(gates.log_eta)
+    momentum = lower(log_eta, gates.log_eta, row >= col) * gates.theta  # De theta, [R, R]
     return Decays(
         keep=keep,
-        carry=jnp.sum(forget * jnp.exp(gates.eta_row), axis=1, keepdims=True),
+        carry=jnp.sum(forget * jnp.exp(gates.log_eta), axis=1, keepdims=True),
         write=jnp.dot(forget, momentum, preferred_element_type=dtype),
         end_keep=end_keep,
-        end_carry=jnp.sum(end_forget * eta, axis=0, keepdims=True),
-        end_eta=jnp.exp(gates.eta_end),
-        end_write=column(jnp.sum(end_forget * momentum, axis=0, keepdims=True)),
-        end_momentum=jnp.exp(gates.eta_end - gates.eta_col) * gates.theta_col,
+        end_carry=jnp.sum(end_forget * jnp.exp(log_eta), axis=0, keepdims=True),
+        end_eta=jnp.exp(end),
+        end_write=turn(jnp.sum(end_forget * momentum, axis=0, keepdims=True)),
+        end_momentum=jnp.exp(end - log_eta) * theta,
     )
 
 
-def column(row: Float[Array, "1 R"]) -> Float[Array, "R 1"]:
-    """A row as a column by a masked sum: a reshape of lanes to sublanes does not lower on every TPU."""
-    length = row.shape[-1]
-    i = jax.lax.broadcasted_iota(jnp.int32, (length, length), 0)
-    j = jax.lax.broadcasted_iota(jnp.int32, (length, length), 1)
-    return jnp.sum(jnp.where(i == j, row, 0.0), axis=1, keepdims=True)
+def before_token(sums: Float[Array, "1 R"]) -> Float[Array, "R 1"]:
+    """Sums up to and with each token as a column of sums up to the token before."""
+    row, col = places(sums.shape[-1])
+    return jnp.sum(jnp.where(row == col + 1, sums, 0.0), axis=1, keepdims=True)

@@ -8,7 +8,7 @@ y = W_O [ RMSNorm(M_t(q_t)) * SiLU(x W_G) ]                                     
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,21 @@ from titans_jax.layers.convolution import CausalConv
 from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, l2_normalise, statistics_dtype
 from titans_jax.memory.api import check_flags, memory_scan
-from titans_jax.memory.chunk import Carry
 from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
+from titans_jax.memory.dual import Carry
 from titans_jax.memory.gates import Gates, gates_from_logits
-from titans_jax.memory.networks import MLPNetwork, network_function
+from titans_jax.memory.networks import MLPNetwork
+from titans_jax.memory.rule import Rule
 from titans_jax.memory.state import MemoryState, fresh_state, no_momentum, skip_tokens
 from titans_jax.placement import by_heads, by_sequences, heads_only
 from titans_jax.registry import registered
 from titans_jax.typing import Array, Heads, PyTree, TokenFlags
 
-#: Initial gate biases: alpha = 1.2e-4, eta = 0.5; theta's is the config's. Forgetting must start slower than
-#: learning: M = 0 is a saddle of a deep memory, from which no gradient leads away, and with alpha = 0.01 an
-#: untrained memory of depth 2 has a norm of 1e-12 after 4096 tokens, one of depth 4 of 1e-17.
-ALPHA_BIAS, ETA_BIAS = -9.0, 0.0
+#: Initial bias of eta's logit; those of alpha and theta are the config's.
+ETA_BIAS = 0.0
+
+#: Deviation of SiLU of a standard normal number about zero: by its inverse a hidden layer is scaled that follows one.
+SILU_DEVIATION = 0.597
 
 
 @registered
@@ -147,7 +149,7 @@ class NeuralMemory(nnx.Module):
         require(dim % heads == 0, "num_heads", heads, f"a divisor of dim = {dim}")
         self.dim, self.config, self.dtype = dim, config, dtype
         self.head_dim = dim // heads
-        self.network = config.memory_network()
+        self.network = config.rule().network
         param_dtype = statistics_dtype(dtype)
 
         def projection(normalise):
@@ -161,7 +163,7 @@ class NeuralMemory(nnx.Module):
                 rngs.params(), (dim, 3, heads), param_dtype
             )
         )
-        bias = jnp.asarray([ALPHA_BIAS, ETA_BIAS, config.step_bias], param_dtype)
+        bias = jnp.asarray([config.forget_bias, ETA_BIAS, config.step_bias], param_dtype)
         self.gate_bias = nnx.Param(jnp.tile(bias[:, None], (1, heads)))
         self.initial_weights = nnx.data(self._initial_weights(init_network, param_dtype, rngs))
         residual = isinstance(self.network, MLPNetwork) and self.network.kind == "residual"
@@ -183,21 +185,34 @@ class NeuralMemory(nnx.Module):
                 shapes = self.network.shapes(self.head_dim)
                 keys = jax.random.split(key, len(shapes))
                 return tuple(
-                    nnx.initializers.truncated_normal(shape[0] ** -0.5)(k, shape, dtype)
-                    for k, shape in zip(keys, shapes, strict=True)
+                    nnx.initializers.truncated_normal(scale * shape[0] ** -0.5)(k, shape, dtype)
+                    for scale, k, shape in zip(self._start_scales(), keys, shapes, strict=True)
                 )
 
         require(callable(init_network), "init_network", init_network, "a function of a key")
         keys = jax.random.split(rngs.params(), self.config.num_heads)
         return jax.tree.map(nnx.Param, jax.vmap(init_network)(keys))
 
-    def _start(self, prefix: Float[Array, "P D"] | None) -> Carry:
-        """M and S at a sequence's start, ``[H, ...]``: the learned M_0, after writing the prefix."""
-        weights = jax.tree.map(
+    def _start_scales(self) -> tuple[float, ...]:
+        """Factors on the layers of a built-in network's M_0 (`MemoryConfig.weights_start`)."""
+        depth = self.network.depth
+        if self.config.weights_start == "plain":
+            return (1.0,) * depth
+        # Keys have unit norm, hidden features the deviation of SiLU.
+        hidden = (self.head_dim**0.5, *(1 / SILU_DEVIATION,) * (depth - 2))
+        return (*hidden[: depth - 1], 0.0)
+
+    def _learned(self) -> PyTree:
+        """M_0, ``[H, ...]``."""
+        return jax.tree.map(
             lambda p: heads_only(p[...]),
             self.initial_weights,
             is_leaf=lambda p: isinstance(p, nnx.Param),
         )
+
+    def _start(self, prefix: Float[Array, "P D"] | None) -> Carry:
+        """M and S at a sequence's start, ``[H, ...]``: the learned M_0, after writing the prefix."""
+        weights = self._learned()
         start = Carry(weights, no_momentum(weights))
         if prefix is None:
             return start
@@ -205,9 +220,7 @@ class NeuralMemory(nnx.Module):
             raise ValueError(f"prefix must be [P, D] with D = {self.dim}, got shape {prefix.shape}")
         if prefix.shape[0] == 0:
             return start
-        _, state, _ = self._run(
-            prefix[None], self._fresh(1, start), None, None, start, aligned=True
-        )
+        _, state = self._run(prefix[None], self._fresh(1, start), None, None, start, aligned=True)
         return Carry(*jax.tree.map(lambda x: x[0], (state.memory.weights, state.memory.momentum)))
 
     def _fresh(self, batch_size: int, start: Carry) -> NeuralMemoryState:
@@ -244,44 +257,25 @@ class NeuralMemory(nnx.Module):
         start = self._start(None)
         return self._run(prefix[None], self._fresh(1, start), None, None, start, aligned=True)[0][0]
 
-    def read(self, q: Heads, weights: PyTree) -> Heads:
-        """y = M*(q): reads fast weights ``[B, H, ...]`` without writing (Eq. 15, 21)."""
-
-        def one_head(gain, weights, q):
-            return jax.vmap(network_function(self.network, gain), in_axes=(None, 0))(weights, q)
-
+    def rule(self) -> Rule:
+        """The inner step, with its slow parameters."""
         gain = None if self.gain is None else self.gain[...][:, None, :]
+        return self.config.rule(gain, self._learned())
+
+    def read(self, q: Heads, weights: PyTree) -> Heads:
+        """y = M*(q): reads fast weights without writing (Eq. 15, 21).
+
+        Args:
+            q: queries.
+            weights: M*, a pytree of ``[B, H, ...]``.
+        """
+
+        def one_head(rule, weights, q):
+            return jax.vmap(rule.function(), in_axes=(None, 0))(weights, q)
+
         heads = jax.vmap(one_head, in_axes=(0, 0, 1), out_axes=1)
         wide = q.astype(statistics_dtype(q.dtype))
-        return jax.vmap(heads, in_axes=(None, 0, 0))(gain, weights, wide).astype(q.dtype)
-
-    @overload
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        state: NeuralMemoryState | None = None,
-        *,
-        mask: TokenFlags | None = None,
-        reset: TokenFlags | None = None,
-        prefix: Float[Array, "P D"] | None = None,
-        aligned: bool = False,
-        freeze: bool = False,
-        return_diagnostics: Literal[False] = False,
-    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]: ...
-
-    @overload
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        state: NeuralMemoryState | None = None,
-        *,
-        mask: TokenFlags | None = None,
-        reset: TokenFlags | None = None,
-        prefix: Float[Array, "P D"] | None = None,
-        aligned: bool = False,
-        freeze: bool = False,
-        return_diagnostics: Literal[True],
-    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState, Diagnostics]: ...
+        return jax.vmap(heads, in_axes=(None, 0, 0))(self.rule(), weights, wide).astype(q.dtype)
 
     def __call__(
         self,
@@ -293,11 +287,7 @@ class NeuralMemory(nnx.Module):
         prefix: Float[Array, "P D"] | None = None,
         aligned: bool = False,
         freeze: bool = False,
-        return_diagnostics: bool = False,
-    ) -> (
-        tuple[Float[Array, "B T D"], NeuralMemoryState]
-        | tuple[Float[Array, "B T D"], NeuralMemoryState, Diagnostics]
-    ):
+    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         """Reads and writes the memory at every token.
 
         Args:
@@ -309,15 +299,53 @@ class NeuralMemory(nnx.Module):
             aligned: the caller's promise that ``state`` is at a chunk's start, which saves a shift.
             freeze: read without learning: no token is written, and M does not move by S or alpha
                 either. Everything else of the state goes on.
-            return_diagnostics: also return what happens at each token (diagnostics.py), at the cost
-                of a pass token by token; outputs and state do not change.
 
         Returns:
-            The outputs and the state after the last token; the diagnostics where they are asked for.
+            The outputs and the state after the last token.
 
         Raises:
             ValueError: for shapes that do not fit.
         """
+        aligned = aligned or state is None
+        state, start = self._before(x, state, mask, reset, prefix)
+        return self._run(x, state, mask, reset, start, aligned=aligned, freeze=freeze)
+
+    def diagnostics(
+        self,
+        x: Float[Array, "B T D"],
+        state: NeuralMemoryState | None = None,
+        *,
+        mask: TokenFlags | None = None,
+        reset: TokenFlags | None = None,
+        prefix: Float[Array, "P D"] | None = None,
+        freeze: bool = False,
+    ) -> Diagnostics:
+        """What happens in the memory at each token of a call with these arguments (diagnostics.py), token by token.
+
+        Args:
+            x: as in `__call__`, and likewise the others.
+            state: likewise.
+            mask: likewise.
+            reset: likewise.
+            prefix: likewise.
+            freeze: likewise.
+        """
+        state, start = self._before(x, state, mask, reset, prefix)
+        _, k, v, gates, _ = self._project(x, state, mask, reset)
+        return memory_diagnostics(
+            self.rule(),
+            state.memory,
+            k,
+            v,
+            gates,
+            chunk=self.config.chunk,
+            mask=jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask,
+            reset=reset,
+            initial=start if reset is not None else None,
+        )
+
+    def _before(self, x, state, mask, reset, prefix) -> tuple[NeuralMemoryState, Carry | None]:
+        """The state before a call's tokens, and M and S at a document's start; refuses what does not fit."""
         if x.ndim != 3 or 0 in x.shape or x.shape[-1] != self.dim:
             raise ValueError(
                 f"x must be [B, T, D] with B >= 1, T >= 1 and D = {self.dim}, got shape {x.shape}"
@@ -329,19 +357,16 @@ class NeuralMemory(nnx.Module):
                 f"{state.memory.position.shape[0]}"
             )
         start = self._start(prefix) if state is None or reset is not None else None
-        aligned = aligned or state is None
-        state = self._fresh(x.shape[0], start) if state is None else state
-        y, state, diagnostics = self._run(
-            x,
-            state,
-            mask,
-            reset,
-            start,
-            aligned=aligned,
-            freeze=freeze,
-            return_diagnostics=return_diagnostics,
-        )
-        return (y, state, diagnostics) if return_diagnostics else (y, state)
+        return self._fresh(x.shape[0], start) if state is None else state, start
+
+    def _project(self, x, state: NeuralMemoryState, mask, reset):
+        """q, k, v, gates, and what the next call needs of the inputs: the convolutions' tails and the gates' input."""
+        x = by_sequences(x)
+        q, conv_q = self.query(x, state.conv_q, reset, mask)
+        k, conv_k = self.key(x, state.conv_k, reset, mask)
+        v, conv_v = self.value(x, state.conv_v, reset, mask)
+        gates, gate_input = self._gates(x, state, mask, reset)
+        return q, k, v, gates, (conv_q, conv_k, conv_v, gate_input)
 
     def _run(
         self,
@@ -353,60 +378,31 @@ class NeuralMemory(nnx.Module):
         *,
         aligned: bool,
         freeze: bool = False,
-        return_diagnostics: bool = False,
-    ):
+    ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         memory = state.memory._replace(
             **{
                 name: jax.tree.map(lambda leaf: by_heads(leaf, 1), getattr(state.memory, name))
                 for name in ("weights", "momentum", "anchor")
             }
         )
-        state = state._replace(memory=memory)
         x = by_sequences(x)
-        q, conv_q = self.query(x, state.conv_q, reset, mask)
-        k, conv_k = self.key(x, state.conv_k, reset, mask)
-        v, conv_v = self.value(x, state.conv_v, reset, mask)
-        gates, gate_input = self._gates(x, state, mask, reset)
-        gain = None if self.gain is None else self.gain[...]
-        initial = start if reset is not None else None
-
-        def written():
-            return jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask
-
-        diagnostics = None
-        if return_diagnostics:
-            diagnostics = memory_diagnostics(
-                self.network,
-                state.memory,
-                k,
-                v,
-                gates,
-                chunk=self.config.chunk,
-                gain=gain,
-                mask=written(),
-                reset=reset,
-                initial=initial,
-                bound_step=self.config.bound_step,
-            )
+        q, k, v, gates, tails = self._project(x, state._replace(memory=memory), mask, reset)
         if freeze and reset is None:
-            y = self.read(q, state.memory.weights)
-            memory = skip_tokens(state.memory, x.shape[1], self.config.chunk)
+            y = self.read(q, memory.weights)
+            memory = skip_tokens(memory, x.shape[1], self.config.chunk)
         else:
             y, memory = memory_scan(
-                self.network,
-                state.memory,
+                self.rule(),
+                memory,
                 q,
                 k,
                 v,
                 gates,
                 chunk=self.config.chunk,
-                gain=gain,
                 tile=self.config.tile,
-                mask=written(),
+                mask=jnp.zeros(x.shape[:2], jnp.bool_) if freeze else mask,
                 reset=reset,
-                initial=initial,
-                read=self.config.read,
-                bound_step=self.config.bound_step,
+                initial=start if reset is not None else None,
                 execution=self.config.execution,
                 aligned=aligned,
             )
@@ -415,7 +411,7 @@ class NeuralMemory(nnx.Module):
             y = y * jax.nn.silu(self.output_gate(x))
         if self.output is not None:
             y = self.output(y)
-        return y, NeuralMemoryState(memory, conv_q, conv_k, conv_v, gate_input), diagnostics
+        return y, NeuralMemoryState(memory, *tails)
 
     def _gates(self, x, state, mask, reset) -> tuple[Gates, GateInput]:
         wide = x.astype(self.gate_kernel.dtype)  # gates are computed in float32 at least
@@ -427,7 +423,8 @@ class NeuralMemory(nnx.Module):
         logits = jnp.einsum("btd,dgh->btgh", wide, self.gate_kernel[...]) + self.gate_bias[...]
         gates = gates_from_logits(
             logits,
-            step_size=self.config.step_scale / self.config.chunk,
+            step_size=self.config.step_scale
+            / (self.config.chunk if self.config.anchor == "chunk" else 1),
             momentum=self.config.momentum,
             forget=self.config.forget,
         )

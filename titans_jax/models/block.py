@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -15,10 +16,12 @@ from titans_jax.models.lmm import LongTermMemory
 from titans_jax.models.mac import MemoryAsContext
 from titans_jax.models.mag import MemoryAsGate
 from titans_jax.models.mal import MemoryAsLayer
+from titans_jax.models.mixer import Mixer
 from titans_jax.models.transformer import TransformerAttention
-from titans_jax.typing import Array, Bool, Float
+from titans_jax.typing import Array, Flags, Float
 
-MIXERS: dict[str, Any] = {
+#: Sequence layers (mixer.py) by variant.
+MIXERS: dict[str, Callable[..., Mixer]] = {
     "mac": MemoryAsContext,
     "mag": MemoryAsGate,
     "mal": MemoryAsLayer,
@@ -47,7 +50,6 @@ class Block(nnx.Module):
                 dim, config.feed_forward, dtype, residual_scale=config.residual_scale, rngs=rngs
             )
         self.has_feed_forward = config.feed_forward > 0
-        self.has_memory = config.has_memory
 
     def init_state(self, batch_size: int, max_length: int | None) -> Any:
         """The sequence layer's state before the first token."""
@@ -56,28 +58,20 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: Any = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
-        freeze_memory: bool = False,
-        aligned: bool = False,
+        state: Any,
+        flags: Flags,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """Applies the block.
 
         Args:
             x: residual stream.
             state: state after the tokens before `x`; None at the start of a stream.
-            mask: False where a token is padding.
-            reset: True where a document starts.
-            freeze_memory: read the memory without writing.
-            aligned: the caller's promise that `state` is at a chunk's (MAC: a segment's) start.
+            flags: see `Flags`.
 
         Returns:
             The residual stream and the new state.
         """
-        options = {"freeze_memory": freeze_memory, "aligned": aligned} if self.has_memory else {}
-        x, state = self.mixer(x, state, mask=mask, reset=reset, **options)
+        x, state = self.mixer(x, state, flags)
         if self.has_feed_forward:
             x = x + self.feed_forward(self.norm(x))
         return x, state

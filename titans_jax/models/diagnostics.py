@@ -1,7 +1,7 @@
 """What the memory of every layer does at each token of a sequence, as it does in the model.
 
 The model is walked layer by layer beside its own forward pass, which knows nothing of it. What each layer's memory is
-given goes through that memory once more, with `return_diagnostics`.
+given goes through that memory once more, by its `diagnostics`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from flax import nnx
 
 from titans_jax.memory.diagnostics import Diagnostics
 from titans_jax.models.language_model import Titans
-from titans_jax.typing import Array, Bool, Int
+from titans_jax.typing import Array, Bool, Flags, Int
 
 
 def model_diagnostics(
@@ -40,8 +40,8 @@ def model_diagnostics(
 
     def layer(x: Array, layer_parameters: Any) -> tuple[Array, Diagnostics]:
         block = nnx.merge(graph, layer_parameters)
-        seen, prefix = block.mixer.memory_inputs(x, reset=reset)
-        _, _, found = block.mixer.memory(seen, prefix=prefix, reset=reset, return_diagnostics=True)
-        return block(x, reset=reset)[0], found
+        seen, prefix = block.mixer.memory_inputs(x, reset)
+        found = block.mixer.memory.diagnostics(seen, prefix=prefix, reset=reset)
+        return block(x, None, Flags(reset=reset))[0], found
 
     return jax.lax.scan(layer, model.embed(tokens), parameters)[1]

@@ -18,7 +18,7 @@ from titans_jax.config import TitansConfig
 from titans_jax.layers.feed_forward import SwiGLU
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.models.transformer import TransformerAttention
-from titans_jax.typing import Array, Bool, Float
+from titans_jax.typing import Array, Flags, Float
 
 
 class Hybrid(nnx.Module):
@@ -58,18 +58,15 @@ class Hybrid(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: tuple[Any, ...] | None = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
+        state: tuple[Any, ...] | None,
+        flags: Flags,
     ) -> tuple[Float[Array, "B T D"], tuple[Any, ...]]:
         """Applies the round.
 
         Args:
             x: residual stream.
             state: after the tokens before `x`; None at the start of a stream.
-            mask: False where a token is padding.
-            reset: True where a document starts.
+            flags: see `Flags`.
 
         Returns:
             The residual stream and the new state.
@@ -78,9 +75,9 @@ class Hybrid(nnx.Module):
         before = (None,) * (count + 1) if state is None else state
         after = []
         for i in range(count):
-            x, new = self.recurrences[i](x, before[i], mask=mask, reset=reset)
+            x, new = self.recurrences[i](x, before[i], flags)
             after.append(new)
             if len(self.feed_forwards):
                 x = x + self.feed_forwards[i](self.norms[i](x))
-        x, new = self.attention(x, before[-1], mask=mask, reset=reset)
+        x, new = self.attention(x, before[-1], flags)
         return x, (*after, new)

@@ -19,7 +19,7 @@ from titans_jax.layers.norms import RMSNorm, statistics_dtype
 from titans_jax.models.block import Block
 from titans_jax.models.token_ids import require_token_ids
 from titans_jax.placement import by_sequences, gathered
-from titans_jax.typing import Array, Bool, Float, Int
+from titans_jax.typing import NO_FLAGS, Array, Bool, Flags, Float, Int
 
 EMBEDDING_DEVIATION = 0.02
 
@@ -99,81 +99,47 @@ class Titans(nnx.Module):
         Raises:
             ValueError: if an argument's shape or dtype does not fit, or an id is outside the vocabulary.
         """
-        x, state = self.residual_stream(
-            tokens,
-            state,
-            mask=mask,
-            reset=reset,
-            freeze_memory=freeze_memory,
-            aligned=aligned,
-        )
+        flags = Flags(mask, reset, freeze_memory, aligned)
+        x, state = self.residual_stream(tokens, state, flags)
         return self.logits(x), state
 
     def residual_stream(
         self,
         tokens: Int[Array, "B T"],
         state: Any = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
-        freeze_memory: bool = False,
-        aligned: bool = False,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """The residual stream after the last block, of which calling the model gives the logits.
 
         Args:
-            tokens: as in `__call__`, and likewise the others.
+            tokens: as in `__call__`.
             state: likewise.
-            mask: likewise.
-            reset: likewise.
-            freeze_memory: likewise.
-            aligned: likewise.
+            flags: likewise, as one.
 
         Returns:
             The stream, before the final norm, and the state after these tokens.
         """
-        self._check(tokens, state, mask, reset, freeze_memory)
-        return self.blocks(
-            self.embed(tokens),
-            state,
-            mask=mask,
-            reset=reset,
-            freeze_memory=freeze_memory,
-            aligned=aligned,
-        )
+        self._check(tokens, state, flags)
+        return self.blocks(self.embed(tokens), state, flags)
 
     def blocks(
         self,
         x: Float[Array, "B T D"],
         state: Any,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
-        freeze_memory: bool = False,
-        aligned: bool = False,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """All blocks, one after the other. Nothing is checked: see `residual_stream`.
 
         Args:
             x: the residual stream, from `embed`.
             state: as in `__call__`, or as a loop that generates tokens carries it (cached_attention.py).
-            mask: as in `__call__`, and likewise the others.
-            reset: likewise.
-            freeze_memory: likewise.
-            aligned: likewise.
+            flags: as in `__call__`, as one.
         """
         graph, parameters = nnx.split(self.layers)
 
         def layer(x: Array, scanned: tuple[Any, Any]) -> tuple[Array, Any]:
             layer_parameters, layer_state = scanned
-            x, layer_state = nnx.merge(graph, layer_parameters)(
-                x,
-                layer_state,
-                mask=mask,
-                reset=reset,
-                freeze_memory=freeze_memory,
-                aligned=aligned,
-            )
+            x, layer_state = nnx.merge(graph, layer_parameters)(x, layer_state, flags)
             return by_sequences(x), layer_state
 
         if self.config.remat:
@@ -198,24 +164,17 @@ class Titans(nnx.Module):
             self.norm(x), kernel.astype(dtype), preferred_element_type=statistics_dtype(dtype)
         )
 
-    def _check(
-        self,
-        tokens: Array,
-        state: Any,
-        mask: Array | None,
-        reset: Array | None,
-        freeze_memory: bool,
-    ) -> None:
-        if freeze_memory and not self.config.has_memory:
+    def _check(self, tokens: Array, state: Any, flags: Flags) -> None:
+        if flags.freeze and not self.config.has_memory:
             raise ValueError(
                 f"freeze_memory must be False for a {self.config.variant}, which has no memory"
             )
         require_token_ids("tokens", tokens, self.config.vocab_size)
-        for name, flags in (("mask", mask), ("reset", reset)):
-            if flags is not None and (flags.shape != tokens.shape or flags.dtype != jnp.bool_):
+        for name, given in (("mask", flags.mask), ("reset", flags.reset)):
+            if given is not None and (given.shape != tokens.shape or given.dtype != jnp.bool_):
                 raise ValueError(
                     f"{name} must be bool of tokens' shape {tokens.shape}, "
-                    f"got {flags.dtype} {flags.shape}"
+                    f"got {given.dtype} {given.shape}"
                 )
         leading = (self.config.num_layers, tokens.shape[0])
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):

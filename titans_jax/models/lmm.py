@@ -11,7 +11,7 @@ from titans_jax.config import TitansConfig
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
-from titans_jax.typing import Array, Bool, Float
+from titans_jax.typing import Array, Flags, Float, TokenFlags
 
 
 class LongTermMemory(nnx.Module):
@@ -41,36 +41,24 @@ class LongTermMemory(nnx.Module):
         return self.memory.init_state(batch_size, self.norm(self.persistent()))
 
     def memory_inputs(
-        self, x: Float[Array, "B T D"], *, reset: Bool[Array, "B T"] | None = None
+        self, x: Float[Array, "B T D"], reset: TokenFlags | None
     ) -> tuple[Float[Array, "B T D"], Float[Array, "P D"] | None]:
-        """What the memory is given at each token of a sequence from its start, and its persistent tokens.
-
-        Args:
-            x: residual stream.
-            reset: True where a document starts; what is given does not depend on it.
-        """
+        """See `MemoryMixer`; what is given does not depend on documents."""
         del reset
         return self.norm(x), self.norm(self.persistent())
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: NeuralMemoryState | None = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
-        freeze_memory: bool = False,
-        aligned: bool = False,
+        state: NeuralMemoryState | None,
+        flags: Flags,
     ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         """Adds the memory's outputs to the residual stream.
 
         Args:
             x: residual stream.
             state: memory after the tokens before `x`; None at the start of a stream.
-            mask: False where a token is padding.
-            reset: True where a document starts, at a chunk's first token.
-            freeze_memory: read the memory without writing.
-            aligned: the caller's promise that `state` is at a chunk's start.
+            flags: see `Flags`.
 
         Returns:
             The residual stream and the new state.
@@ -79,10 +67,7 @@ class LongTermMemory(nnx.Module):
         out, state = self.memory(
             self.norm(x),
             state,
-            mask=mask,
-            reset=reset,
             prefix=prefix,
-            aligned=aligned,
-            freeze=freeze_memory,
+            **flags._asdict(),
         )
         return x + out, state

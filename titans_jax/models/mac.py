@@ -48,7 +48,7 @@ from titans_jax.memory.layer import HeadProjection, NeuralMemory, NeuralMemorySt
 from titans_jax.models.combine import GatedCombination
 from titans_jax.placement import by_sequences
 from titans_jax.registry import registered
-from titans_jax.typing import Array, Bool, FastWeights, Float, Int
+from titans_jax.typing import Array, Bool, FastWeights, Flags, Float, Int, TokenFlags
 
 #: Where the attention's gain g starts.
 ATTENTION_GAIN = 0.1
@@ -120,14 +120,9 @@ class MemoryAsContext(nnx.Module):
         )
 
     def memory_inputs(
-        self, x: Float[Array, "B T D"], *, reset: Bool[Array, "B T"] | None = None
+        self, x: Float[Array, "B T D"], reset: TokenFlags | None
     ) -> tuple[Float[Array, "B T D"], Float[Array, "P D"] | None]:
-        """What the memory is given at each token of a sequence from its start, and its persistent tokens.
-
-        Args:
-            x: residual stream.
-            reset: True where a document starts, at a segment's first token.
-        """
+        """See `MemoryMixer`; the memory has no persistent tokens."""
         batch = x.shape[0]
         tokens, _ = self._tokens(x, self.context_query.init_tail(batch), None, reset)
         attended, _, _ = self._aligned(tokens, self.init_state(batch, None), False)
@@ -136,12 +131,8 @@ class MemoryAsContext(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: MACState | None = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
-        freeze_memory: bool = False,
-        aligned: bool = False,
+        state: MACState | None,
+        flags: Flags,
     ) -> tuple[Float[Array, "B T D"], MACState]:
         """Adds the gated attention to the residual stream.
 
@@ -149,22 +140,19 @@ class MemoryAsContext(nnx.Module):
             x: residual stream.
             state: state after the tokens before `x`; None at the start of a stream, where segments
                 lie on a grid known before compilation.
-            mask: False where a token is padding; it takes a slot of its segment all the same.
-            reset: True where a document starts, at a segment's first token.
-            freeze_memory: recall from and read the memory without writing.
-            aligned: the caller's promise that `state` is at a segment's start.
+            flags: see `Flags`; padding takes a slot of its segment all the same.
 
         Returns:
             The residual stream and the new state.
         """
         batch = x.shape[0]
         tail = self.context_query.init_tail(batch) if state is None else state.context_tail
-        tokens, tail = self._tokens(x, tail, mask, reset)
-        if state is None or aligned:
+        tokens, tail = self._tokens(x, tail, flags.mask, flags.reset)
+        if state is None or flags.aligned:
             state = self.init_state(batch, None) if state is None else state
-            attended, remembered, state = self._aligned(tokens, state, freeze_memory)
+            attended, remembered, state = self._aligned(tokens, state, flags.freeze)
         else:
-            attended, remembered, state = self._carried(tokens, state, freeze_memory)
+            attended, remembered, state = self._carried(tokens, state, flags.freeze)
         return x + self.combination(attended, remembered), state._replace(context_tail=tail)
 
     def _tokens(

@@ -18,7 +18,7 @@ from titans_jax.layers.self_attention import AttentionState, SelfAttention
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
 from titans_jax.models.combine import GatedCombination
 from titans_jax.registry import registered
-from titans_jax.typing import Array, Bool, Float
+from titans_jax.typing import Array, Flags, Float, TokenFlags
 
 
 @registered
@@ -56,36 +56,24 @@ class MemoryAsGate(nnx.Module):
         )
 
     def memory_inputs(
-        self, x: Float[Array, "B T D"], *, reset: Bool[Array, "B T"] | None = None
+        self, x: Float[Array, "B T D"], reset: TokenFlags | None
     ) -> tuple[Float[Array, "B T D"], Float[Array, "P D"] | None]:
-        """What the memory is given at each token of a sequence from its start, and its persistent tokens.
-
-        Args:
-            x: residual stream.
-            reset: True where a document starts; what is given does not depend on it.
-        """
+        """See `MemoryMixer`; what is given does not depend on documents."""
         del reset
         return self.norm(x), self.norm(self.persistent())
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: MAGState | None = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
-        freeze_memory: bool = False,
-        aligned: bool = False,
+        state: MAGState | None,
+        flags: Flags,
     ) -> tuple[Float[Array, "B T D"], MAGState]:
         """Adds the gated attention to the residual stream.
 
         Args:
             x: residual stream.
             state: state after the tokens before `x`; None at the start of a stream.
-            mask: False where a token is padding.
-            reset: True where a document starts, at a chunk's first token.
-            freeze_memory: read the memory without writing.
-            aligned: the caller's promise that `state` is at a chunk's start.
+            flags: see `Flags`.
 
         Returns:
             The residual stream and the new state.
@@ -94,16 +82,13 @@ class MemoryAsGate(nnx.Module):
         prefix = self.norm(self.persistent())
         inputs = self.norm(x)
         attended, attention_state = self.attention(
-            inputs, prefix, attention_state, mask=mask, reset=reset
+            inputs, prefix, attention_state, mask=flags.mask, reset=flags.reset
         )
         remembered, memory_state = self.memory(
             inputs,
             memory_state,
-            mask=mask,
-            reset=reset,
             prefix=prefix,
-            aligned=aligned,
-            freeze=freeze_memory,
+            **flags._asdict(),
         )
         return x + self.combination(inputs + attended, remembered), MAGState(
             memory_state, attention_state

@@ -16,7 +16,7 @@ from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.self_attention import AttentionState, SelfAttention
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
 from titans_jax.registry import registered
-from titans_jax.typing import Array, Bool, Float
+from titans_jax.typing import Array, Flags, Float, TokenFlags
 
 
 @registered
@@ -55,36 +55,24 @@ class MemoryAsLayer(nnx.Module):
         )
 
     def memory_inputs(
-        self, x: Float[Array, "B T D"], *, reset: Bool[Array, "B T"] | None = None
+        self, x: Float[Array, "B T D"], reset: TokenFlags | None
     ) -> tuple[Float[Array, "B T D"], Float[Array, "P D"] | None]:
-        """What the memory is given at each token of a sequence from its start, and its persistent tokens.
-
-        Args:
-            x: residual stream.
-            reset: True where a document starts; what is given does not depend on it.
-        """
+        """See `MemoryMixer`; what is given does not depend on documents."""
         del reset
         return self.memory_norm(x), self.memory_norm(self.persistent())
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: MALState | None = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
-        freeze_memory: bool = False,
-        aligned: bool = False,
+        state: MALState | None,
+        flags: Flags,
     ) -> tuple[Float[Array, "B T D"], MALState]:
         """Adds the memory's outputs, then the attention's, to the residual stream.
 
         Args:
             x: residual stream.
             state: state after the tokens before `x`; None at the start of a stream.
-            mask: False where a token is padding.
-            reset: True where a document starts, at a chunk's first token.
-            freeze_memory: read the memory without writing.
-            aligned: the caller's promise that `state` is at a chunk's start.
+            flags: see `Flags`.
 
         Returns:
             The residual stream and the new state.
@@ -95,11 +83,8 @@ class MemoryAsLayer(nnx.Module):
         remembered, memory_state = self.memory(
             self.memory_norm(x),
             memory_state,
-            mask=mask,
-            reset=reset,
             prefix=prefix,
-            aligned=aligned,
-            freeze=freeze_memory,
+            **flags._asdict(),
         )
         x = x + remembered
         # The persistent tokens go through the memory like any others before the attention sees them.
@@ -108,7 +93,7 @@ class MemoryAsLayer(nnx.Module):
             self.attention_norm(x),
             self.attention_norm(persistent),
             attention_state,
-            mask=mask,
-            reset=reset,
+            mask=flags.mask,
+            reset=flags.reset,
         )
         return x + self.output(attended), MALState(memory_state, attention_state)

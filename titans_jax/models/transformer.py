@@ -13,7 +13,7 @@ from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.self_attention import AttentionState, SelfAttention
-from titans_jax.typing import Array, Bool, Float
+from titans_jax.typing import Array, Flags, Float
 
 
 class TransformerAttention(nnx.Module):
@@ -41,22 +41,19 @@ class TransformerAttention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: AttentionState | None = None,
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        reset: Bool[Array, "B T"] | None = None,
+        state: AttentionState | None,
+        flags: Flags,
     ) -> tuple[Float[Array, "B T D"], AttentionState]:
         """Adds the attention's outputs to the residual stream.
 
         Args:
             x: residual stream.
             state: cache of the tokens before `x`; None at the start of a stream.
-            mask: False where a token is padding.
-            reset: True where a document starts.
+            flags: see `Flags`.
 
         Returns:
             The residual stream and the new cache.
         """
         prefix = self.norm(self.persistent())
-        out, state = self.attention(self.norm(x), prefix, state, mask=mask, reset=reset)
+        out, state = self.attention(self.norm(x), prefix, state, mask=flags.mask, reset=flags.reset)
         return x + self.output(out), state

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from titans_jax.memory import Carry, Gates, MemoryState, MLPNetwork, memory_scan
+from titans_jax.memory import Carry, Gates, MemoryState, MLPNetwork, Rule, memory_scan
 from titans_jax.memory.api import Execution
 
 BATCH, LENGTH, HEADS, WIDTH = 2, 12, 2, 3
 
 #: Compiling is nearly all that these tests do. This halves it or better, and what is computed is the same.
 COMPILE_FAST: dict[str, Any] = {
-    "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
@@ -42,7 +41,10 @@ class Case:
         read: "after" or "before".
         momentum: False: no eta.
         forget: False: no alpha.
-        bounded: whether the inner step is bounded by the curvature.
+        bound: what bounds the inner step, see `Rule`.
+        anchor: see `Rule`.
+        lower_step: see `Rule`.
+        based: whether forgetting goes to some weights, not to zero.
         masked: whether there is a mask.
         resets: whether there are document starts.
         carried: whether the state is that of another call, in the middle of a chunk.
@@ -55,7 +57,10 @@ class Case:
     read: Any = "after"
     momentum: bool = True
     forget: bool = True
-    bounded: bool = False
+    bound: Any = "none"
+    anchor: Any = "chunk"
+    lower_step: float = 1.0
+    based: bool = False
     masked: bool = False
     resets: bool = False
     carried: bool = False
@@ -66,9 +71,10 @@ class Case:
         words += ["before"] if self.read == "before" else []
         words += [] if self.momentum else ["no_momentum"]
         words += [] if self.forget else ["no_forget"]
-        words += [
-            name for name in ("bounded", "masked", "resets", "carried") if getattr(self, name)
-        ]
+        words += [] if self.anchor == "chunk" else ["token"]
+        words += [] if self.bound == "none" else [self.bound]
+        words += [] if self.lower_step == 1.0 else [f"lower{self.lower_step}"]
+        words += [name for name in ("based", "masked", "resets", "carried") if getattr(self, name)]
         return "-".join(words)
 
     @property
@@ -94,6 +100,7 @@ class Inputs(NamedTuple):
     anchor: Any
     initial: Carry | None
     gain: Any
+    base: Any
 
 
 class Flags(NamedTuple):
@@ -142,7 +149,8 @@ def problem(case: Case, seed: int = 0, length: int = LENGTH) -> tuple[Inputs, Fl
         momentum=fast_weights(BATCH, HEADS, scale=0.3),
         anchor=fast_weights(BATCH, HEADS),
         initial=Carry(fast_weights(HEADS), fast_weights(HEADS, scale=0.3)) if case.resets else None,
-        gain=rng.uniform(0.5, 1.5, size=(HEADS, WIDTH)) if case.network == "residual" else None,
+        gain=rng.uniform(0.5, 1.5, size=(HEADS, 1, WIDTH)) if case.network == "residual" else None,
+        base=fast_weights(HEADS) if case.based else None,
     )
     flags = Flags(
         position=position.astype(np.int32),
@@ -165,21 +173,27 @@ def apply(case: Case, execution: Execution, inputs: Inputs, flags: Flags):
         jax.tree.map(anchor_of, inputs.weights, inputs.anchor),
         flags.position,
     )
-    y, state = memory_scan(
+    rule = Rule(
         case.function,
+        anchor=case.anchor,
+        read=case.read,
+        bound=case.bound,
+        lower_step=case.lower_step,
+        gain=inputs.gain,
+        base=inputs.base,
+    )
+    y, state = memory_scan(
+        rule,
         state,
         inputs.q,
         inputs.k,
         inputs.v,
         inputs.gates,
         chunk=case.chunk,
-        gain=inputs.gain,
         tile=case.tile,
         mask=flags.mask,
         reset=flags.reset,
         initial=inputs.initial,
-        read=case.read,
-        bound_step=case.bounded,
         execution=execution,
         aligned=not case.carried,
     )

@@ -2,7 +2,7 @@
 
 It shares no line with the library and uses no automatic differentiation, so that the library's own
 token-by-token execution, which is the oracle of all others, has an oracle too. Plain MLPs of one and
-two layers only.
+two layers only; with ``anchor="token"`` the last layer's error is that of the memory just before the token.
 """
 
 import numpy as np
@@ -16,28 +16,29 @@ def read_memory(weights, x):
     return (z / (1 + np.exp(-z))) @ weights[1]
 
 
-def loss_gradient(weights, k, v):
-    """d ||M(k) - v||^2 / dM (Eq. 12), layer by layer."""
-    if len(weights) == 1:
-        return [np.outer(k, 2 * (k @ weights[0] - v))]
-    first, second = weights
+def loss_gradient(anchor, now, k, v):
+    """d ||M(k) - v||^2 / dM (Eq. 12) at the anchor, layer by layer, for the error of ``now``'s last layer."""
+    if len(anchor) == 1:
+        return [np.outer(k, 2 * (k @ now[0] - v))]
+    first, second = anchor
     z = k @ first
     sigmoid = 1 / (1 + np.exp(-z))
     hidden = z * sigmoid
-    error = 2 * (hidden @ second - v)
+    error = 2 * (hidden @ now[1] - v)
     slope = sigmoid + z * sigmoid * (1 - sigmoid)
     return [np.outer(k, (second @ error) * slope), np.outer(hidden, error)]
 
 
-def bounded(weights, k, v, gradient):
-    """The gradient over max(1, |gradient|^2 / (4 loss)), the curvature along the token's own error."""
-    loss = ((read_memory(weights, k) - v) ** 2).sum()
-    square = sum((layer**2).sum() for layer in gradient)
-    return [layer / max(1.0, square / (4 * loss + 1e-6)) for layer in gradient]
+def curvature(anchor, k, v, bound):
+    """|gradient|^2 / (4 loss), the curvature along the token's own error; of "features" the last layer's alone."""
+    gradient = loss_gradient(anchor, anchor, k, v)
+    loss = ((read_memory(anchor, k) - v) ** 2).sum()
+    counted = gradient if bound == "gradient" else gradient[-1:]
+    return sum((layer**2).sum() for layer in counted) / (4 * loss + 1e-6 * (bound == "gradient"))
 
 
 def one_head(
-    m, s, anchor, position, q, k, v, alpha, eta, theta, mask, reset, initial, chunk, read, bound
+    m, s, anchor, position, q, k, v, alpha, eta, theta, mask, reset, initial, base, chunk, rule
 ):
     """Eq. 13-16 for one head; returns the reads, (M, S, anchor) and the position."""
     reads = []
@@ -45,21 +46,23 @@ def one_head(
         if reset[t]:
             m, s = initial
             anchor = m
-        u = loss_gradient(anchor, k[t], v[t])
-        if bound and len(anchor) > 1:
-            u = bounded(anchor, k[t], v[t], u)
+        u = loss_gradient(anchor, anchor if rule.anchor == "chunk" else m, k[t], v[t])
+        if rule.bound != "none" and len(anchor) > 1:
+            u = [layer / max(1.0, curvature(anchor, k[t], v[t], rule.bound)) for layer in u]
+        u = [rule.lower_step * layer for layer in u[:-1]] + u[-1:]
         before = m
         if mask[t]:
             s = [eta[t] * layer - theta[t] * grad for layer, grad in zip(s, u, strict=True)]
-            m = [(1 - alpha[t]) * layer + step for layer, step in zip(m, s, strict=True)]
-        reads.append(read_memory(before if read == "before" else m, q[t]))
+            kept = [b + (1 - alpha[t]) * (layer - b) for layer, b in zip(m, base, strict=True)]
+            m = [layer + step for layer, step in zip(kept, s, strict=True)]
+        reads.append(read_memory(before if rule.read == "before" else m, q[t]))
         position += 1
         if position == chunk:
             position, anchor = 0, m
     return np.stack(reads), (m, s, anchor), position
 
 
-def memory(inputs, position, mask, reset, *, chunk, read, bound_step=False):
+def memory(inputs, position, mask, reset, rule):
     """Every sequence and head in turn.
 
     Args:
@@ -67,9 +70,7 @@ def memory(inputs, position, mask, reset, *, chunk, read, bound_step=False):
         position: tokens already in the running chunk, ``[B]``.
         mask: ``[B, T]``.
         reset: ``[B, T]``.
-        chunk: chunk size.
-        read: "after" or "before".
-        bound_step: bound the step of a deep memory.
+        rule: a `cases.Case`.
 
     Returns:
         Reads ``[B, T, H, K]``, and M, S and the anchor as tuples of ``[B, H, d_in, d_out]``.
@@ -85,6 +86,8 @@ def memory(inputs, position, mask, reset, *, chunk, read, bound_step=False):
         for h in range(heads):
             initial = inputs.initial and tuple([x[h] for x in tree] for tree in inputs.initial)
             anchor = inputs.weights if position[b] == 0 else inputs.anchor
+            base = [np.zeros_like(x[b, h]) for x in inputs.weights]
+            base = base if inputs.base is None else [x[h] for x in inputs.base]
             y[b, :, h], ends, _ = one_head(
                 *([x[b, h] for x in tree] for tree in (inputs.weights, inputs.momentum, anchor)),
                 int(position[b]),
@@ -92,9 +95,9 @@ def memory(inputs, position, mask, reset, *, chunk, read, bound_step=False):
                 mask[b],
                 reset[b],
                 initial,
-                chunk,
-                read,
-                bound_step,
+                base,
+                rule.chunk,
+                rule,
             )
             for kind, end in zip(state, ends, strict=True):
                 for layer, matrix in zip(kind, end, strict=True):

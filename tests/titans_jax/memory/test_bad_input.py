@@ -13,7 +13,7 @@ from flax import nnx
 from tests.titans_jax.memory import cases
 from tests.titans_jax.memory.cases import BATCH, HEADS, LENGTH, WIDTH
 from titans_jax.config import MemoryConfig
-from titans_jax.memory import MLPNetwork, memory_scan
+from titans_jax.memory import MLPNetwork, Rule, memory_scan
 from titans_jax.memory.layer import NeuralMemory
 from titans_jax.memory.state import MemoryState
 
@@ -47,7 +47,6 @@ def says(*words):
         ({"step_bias": float("-inf")}, says("step_bias", "finite number", "-inf")),
         ({"step_scale": float("nan")}, says("step_scale", "positive number", "nan")),
         ({"execution": "parallel"}, says("execution", "chunked", "'parallel'")),
-        ({"execution": "online", "depth": 2}, says("online", "chunk=1", "depth 1", "64")),
         (
             {"execution": "chunked", "network": cases.gated_mlp},
             says("'chunked'", "built-in", "associative_scan"),
@@ -59,7 +58,7 @@ def test_config(arguments, message):
         MemoryConfig(**arguments)
 
 
-def scan(network=None, **changes):
+def scan(network=None, rule=None, **changes):
     """`memory_scan` on abstract inputs with some of its arguments replaced."""
     case = cases.Case(masked=True, resets=True, carried=True)
     inputs, flags = cases.problem(case)
@@ -73,14 +72,16 @@ def scan(network=None, **changes):
         "mask": flags.mask,
         "reset": flags.reset,
         "initial": inputs.initial,
-        "gain": inputs.gain,
     }
     settings = {"chunk": 4}
     for name, value in changes.items():
         target = arguments if name in arguments else settings
         target[name] = value(arguments[name]) if callable(value) else value
     return jax.eval_shape(
-        lambda arrays: memory_scan(network or case.function, **arrays, **settings), arguments
+        lambda arrays: memory_scan(
+            Rule(network or case.function, **(rule or {})), **arrays, **settings
+        ),
+        arguments,
     )
 
 
@@ -109,9 +110,12 @@ def in_gates(field, change):
         ({"chunk": 2.0}, says("chunk", "positive integer", "2.0")),
         ({"tile": 0}, says("tile", "positive integer or None", "0")),
         ({"tile": 2.0}, says("tile", "positive integer or None", "2.0")),
-        ({"read": "during"}, says("read", "'after' or 'before'", "'during'")),
+        ({"rule": {"read": "during"}}, says("read", "'after', 'before'", "'during'")),
         ({"execution": "fast"}, says("execution", "chunked", "'fast'")),
-        ({"execution": "online"}, says("online", "chunk=1", "chunk=4")),
+        (
+            {"execution": "associative_scan", "rule": {"anchor": "token"}},
+            says("associative_scan", "anchor='chunk'", "anchor='token'"),
+        ),
         ({"q": lambda x: x[0]}, says("q must be [B, T, H, K]", "(12, 2, 3)")),
         ({"q": lambda x: x[:, :0]}, says("q must be [B, T, H, K] with T >= 1", "(2, 0, 2, 3)")),
         ({"k": cut(1)}, says("k must", "(2, 12, 2, 3)", "(2, 11, 2, 3)")),
@@ -125,7 +129,8 @@ def in_gates(field, change):
         ({"reset": lambda r: r.astype(jnp.int32)}, says("reset", "bool", "int32")),
         ({"initial": None}, says("reset needs initial", "None")),
         ({"initial": lambda i: jax.tree.map(cut(1), i)}, says("initial", "(2, 3, 6)", "(2, 2, 6)")),
-        ({"gain": jnp.ones((HEADS, WIDTH))}, says("gain", "residual", "mlp", "(2, 3)")),
+        ({"rule": {"gain": jnp.ones((HEADS, 1, WIDTH))}}, says("gain", "residual", "mlp", "(2, 1, 3)")),
+        ({"rule": {"base": (jnp.ones((HEADS, 3, 6)),)}}, says("rule.base", "(2, 3, 6)", "(2, 6, 3)")),
         ({"state": in_state("weights", cut(0))}, says("state.weights", "(2, 2)", "(1, 2, 3, 6)")),
         ({"state": in_state("weights", cut(3))}, says("state.weights", "(2, 2, 3, 6)", "(2, 2, 3, 5)")),
         ({"state": in_state("momentum", cut(1))}, says("state.momentum", "(2, 2)", "(2, 1, 3, 6)")),
@@ -134,10 +139,10 @@ def in_gates(field, change):
         ({"state": in_state("position", cut(0))}, says("state.position", "[B] = (2,)", "(1,)")),
     ],
     ids=[
-        "chunk-0", "chunk-float", "tile-0", "tile-float", "read", "execution", "online", "q-rank", "q-empty",
+        "chunk-0", "chunk-float", "tile-0", "tile-float", "read", "execution", "associative", "q-rank", "q-empty",
         "k", "v", "theta", "log_eta", "log_keep", "mask-shape", "mask-dtype", "reset-shape", "reset-dtype",
-        "initial-missing", "initial-shape", "gain-unwanted", "weights-batch", "weights-width", "momentum-heads",
-        "momentum-width", "anchor-width", "position",
+        "initial-missing", "initial-shape", "gain-unwanted", "base-shape", "weights-batch", "weights-width",
+        "momentum-heads", "momentum-width", "anchor-width", "position",
     ],
 )  # fmt: skip
 def test_memory_scan(changes, message):
@@ -150,8 +155,8 @@ def test_the_network_must_fit_the_state():
         scan(MLPNetwork("mlp", 3, 2))
     with pytest.raises(ValueError, match=says("gain", "'residual'", "None")):
         scan(MLPNetwork("residual", 2, 2))
-    with pytest.raises(ValueError, match=says("gain", "[H, K] = (2, 3)", "(2, 2)")):
-        scan(MLPNetwork("residual", 2, 2), gain=jnp.ones((HEADS, WIDTH - 1)))
+    with pytest.raises(ValueError, match=says("gain", "[H, 1, K] = (2, 1, 3)", "(2, 1, 2)")):
+        scan(MLPNetwork("residual", 2, 2), {"gain": jnp.ones((HEADS, 1, WIDTH - 1))})
     with pytest.raises(ValueError, match=says("'chunked'", "built-in", "associative_scan")):
         scan(cases.gated_mlp, execution="chunked")
 

@@ -15,14 +15,26 @@ from tests.titans_jax.memory import cases, oracle
 from tests.titans_jax.memory.cases import Case, Flags
 from titans_jax.memory.api import choose_execution
 from titans_jax.memory.networks import MLPNetwork
+from titans_jax.memory.rule import Rule
 
 # Token by token against numpy
 
 BY_HAND = (
-    Case(depth=1, chunk=1, bounded=True),  # which a linear memory is not
-    Case(depth=2, chunk=4, bounded=True, masked=True, resets=True, carried=True),
+    Case(depth=1, chunk=1, bound="gradient"),  # which a linear memory is not
+    Case(depth=2, chunk=4, bound="gradient", masked=True, resets=True, carried=True),
     Case(depth=2, chunk=5, masked=True, carried=True, read="before"),
     Case(depth=1, chunk=5, momentum=False, forget=False),
+    Case(
+        chunk=5,
+        anchor="token",
+        bound="features",
+        based=True,
+        masked=True,
+        resets=True,
+        carried=True,
+    ),
+    Case(chunk=4, anchor="token", bound="gradient", lower_step=0.3, read="before", carried=True),
+    Case(depth=1, chunk=4, anchor="token", based=True),
 )
 
 
@@ -32,8 +44,7 @@ def in_numpy(case, inputs, flags):
     shape = inputs.q.shape[:2]
     mask = np.ones(shape, bool) if flags.mask is None else flags.mask
     reset = np.zeros(shape, bool) if flags.reset is None else flags.reset
-    settings = {"chunk": case.chunk, "read": case.read, "bound_step": case.bounded}
-    return oracle.memory(inputs, flags.position, mask, reset, **settings)
+    return oracle.memory(inputs, flags.position, mask, reset, case)
 
 
 @pytest.mark.parametrize("case", BY_HAND, ids=str)
@@ -48,7 +59,7 @@ def test_token_by_token_equals_numpy(case):
     np.testing.assert_array_equal(position, (flags.position + cases.LENGTH) % case.chunk)
 
 
-@pytest.mark.parametrize("case", [BY_HAND[1], BY_HAND[2]], ids=str)
+@pytest.mark.parametrize("case", [BY_HAND[1], BY_HAND[2], BY_HAND[4], BY_HAND[5]], ids=str)
 def test_gradients_token_by_token_equal_differences_in_numpy(case):
     """Along random directions of all inputs at once: jax.grad of jax.grad, against plain numpy."""
     inputs, flags = cases.problem(case)
@@ -83,28 +94,71 @@ PARALLEL = (*BY_CHUNK, "associative_scan")
 
 # Not every combination, but every value of every option, and the pairs that share code.
 COVERING = (
-    (Case(depth=1, chunk=1), (*PARALLEL, "online")),
-    (Case(depth=1, chunk=1, tile=5, masked=True, carried=True, read="before"), ("online",)),
-    (Case(depth=1, chunk=1, tile=5, bounded=True, momentum=False), ("online",)),
-    (Case(depth=1, chunk=1, tile=4, forget=False), ("online",)),
+    (Case(depth=1, chunk=1), PARALLEL),
+    (Case(depth=1, chunk=1, tile=5, masked=True, carried=True, read="before"), ("chunked",)),
+    (Case(depth=1, chunk=1, tile=5, bound="gradient", momentum=False), ("chunked",)),
+    (Case(depth=1, chunk=1, tile=4, forget=False), ("chunked",)),
+    (Case(depth=1, chunk=1, tile=4, resets=True), ("chunked",)),
     (Case(depth=2, chunk=4), PARALLEL),
     (Case(depth=2, chunk=4, tile=2, masked=True, resets=True, carried=True), PARALLEL),
-    (Case(depth=2, chunk=5, tile=2, bounded=True, masked=True, read="before"), PARALLEL),
-    (Case(depth=3, chunk=12, tile=5, bounded=True), PARALLEL),
-    (Case(depth=4, chunk=5, bounded=True, resets=True), BY_CHUNK),
-    (Case("residual", 1, chunk=4, tile=3, bounded=True, resets=True, carried=True), PARALLEL),
+    (Case(depth=2, chunk=5, tile=2, bound="gradient", masked=True, read="before"), PARALLEL),
+    (Case(depth=3, chunk=12, tile=5, bound="gradient"), PARALLEL),
+    (Case(depth=4, chunk=5, bound="gradient", resets=True), BY_CHUNK),
+    (Case("residual", 1, chunk=4, tile=3, bound="gradient", resets=True, carried=True), PARALLEL),
     (Case("residual", 2, chunk=5, carried=True, read="before"), BY_CHUNK),
-    (Case("residual", 3, chunk=16, tile=4, bounded=True, masked=True, carried=True), BY_CHUNK),
+    (Case("residual", 3, chunk=16, tile=4, bound="gradient", masked=True, carried=True), BY_CHUNK),
     (Case("residual", 4, chunk=1), ("associative_scan",)),
     (Case(depth=2, chunk=5, tile=2, momentum=False, masked=True, carried=True), PARALLEL),
     (Case(depth=2, chunk=4, tile=3, forget=False, masked=True, read="before"), PARALLEL),
     (Case("residual", 2, chunk=4, momentum=False, forget=False), BY_CHUNK),
+    (Case(depth=2, chunk=4, tile=3, based=True, masked=True, resets=True, carried=True), PARALLEL),
+    (Case("residual", 2, chunk=5, bound="features", lower_step=0.3, carried=True), PARALLEL),
     (
-        Case("gated", chunk=5, tile=2, bounded=True, masked=True, resets=True, carried=True),
+        Case(depth=1, chunk=5, anchor="token", tile=3, masked=True, resets=True, carried=True),
+        BY_CHUNK,
+    ),
+    (Case(depth=2, chunk=12, anchor="token", tile=5, bound="features", based=True), BY_CHUNK),
+    (
+        Case(
+            chunk=5,
+            anchor="token",
+            bound="gradient",
+            masked=True,
+            resets=True,
+            carried=True,
+            read="before",
+        ),
+        BY_CHUNK,
+    ),
+    (
+        Case(depth=3, chunk=4, anchor="token", lower_step=0.3, momentum=False, carried=True),
+        BY_CHUNK,
+    ),
+    (Case(depth=4, chunk=12, anchor="token", tile=4, bound="gradient", forget=False), BY_CHUNK),
+    (
+        Case(
+            "residual",
+            1,
+            chunk=6,
+            anchor="token",
+            tile=2,
+            bound="features",
+            masked=True,
+            carried=True,
+        ),
+        BY_CHUNK,
+    ),
+    (
+        Case("residual", 2, chunk=5, anchor="token", bound="gradient", based=True, resets=True),
+        BY_CHUNK,
+    ),
+    (
+        Case("gated", chunk=5, tile=2, bound="gradient", masked=True, resets=True, carried=True),
         ("associative_scan",),
     ),
     (Case("gated", chunk=4, momentum=False, read="before"), ("associative_scan",)),
     (Case("gated", chunk=4, forget=False, masked=True), ("associative_scan",)),
+    (Case("gated", chunk=4, tile=2, based=True, masked=True, carried=True), ("associative_scan",)),
 )
 
 
@@ -139,14 +193,27 @@ def reference(case):
 STREAMED = (
     (Case(depth=2, chunk=3, masked=True, resets=True, carried=True), "chunked"),
     (
-        Case(depth=2, chunk=5, tile=2, bounded=True, masked=True, resets=True, carried=True),
+        Case(depth=2, chunk=5, tile=2, bound="gradient", masked=True, resets=True, carried=True),
         "chunked",
     ),
     (
         Case("residual", 2, chunk=4, tile=3, masked=True, resets=True, carried=True),
         "associative_scan",
     ),
-    (Case(depth=1, chunk=1, tile=4, masked=True, carried=True), "online"),
+    (Case(depth=1, chunk=1, tile=4, masked=True, carried=True), "chunked"),
+    (
+        Case(
+            chunk=5,
+            tile=2,
+            anchor="token",
+            bound="features",
+            based=True,
+            masked=True,
+            resets=True,
+            carried=True,
+        ),
+        "chunked",
+    ),
 )
 PIECES = (1, 2, 5)
 
@@ -364,7 +431,8 @@ def test_the_tile_changes_nothing(tile):
     [
         (Case(depth=2, chunk=4), "chunked"),
         (Case(depth=2, chunk=4), "associative_scan"),
-        (Case(depth=1, chunk=1), "online"),
+        (Case(depth=1, chunk=1), "chunked"),
+        (Case(depth=2, chunk=4, anchor="token", based=True), "chunked"),
     ],
     ids=str,
 )
@@ -385,14 +453,9 @@ def test_bfloat16_tokens_with_float32_state(case, execution):
 
 
 def test_auto_chooses_what_can_run():
-    linear, deep = MLPNetwork("mlp", 1, 1), MLPNetwork("mlp", 2, 2)
-    flags = jnp.zeros((1, 2), bool)
-    assert choose_execution(deep, "auto", 8, 4) == "chunked"
-    assert choose_execution(deep, "auto", 1, 4) == "token"
-    assert choose_execution(cases.gated_mlp, "auto", 1, 4) == "sequential"
-    assert choose_execution(deep, "auto", 8, 1) == "chunked"
-    assert choose_execution(linear, "auto", 8, 1) == "online"
-    assert choose_execution(linear, "auto", 8, 1, flags) == "chunked"
-    assert choose_execution(MLPNetwork("residual", 1, 1), "auto", 8, 1) == "chunked"
-    assert choose_execution(cases.gated_mlp, "auto", 8, 4) == "associative_scan"
-    assert choose_execution(deep, "associative_scan", 8, 4) == "associative_scan"
+    deep, function = Rule(MLPNetwork("mlp", 2, 2)), Rule(cases.gated_mlp)
+    assert choose_execution(deep, "auto", 8) == "chunked"
+    assert choose_execution(deep, "auto", 1) == "token"
+    assert choose_execution(function, "auto", 1) == "sequential"
+    assert choose_execution(function, "auto", 8) == "associative_scan"
+    assert choose_execution(deep, "associative_scan", 8) == "associative_scan"

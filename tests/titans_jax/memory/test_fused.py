@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from tests import tolerances
-from titans_jax.memory import Carry, Gates, MLPNetwork
-from titans_jax.memory.chunked import GridTokens, chunked_scan
-from titans_jax.memory.fused import fused_chunk_scan
+from titans_jax.memory import Carry, Gates, MLPNetwork, Rule
+from titans_jax.memory.dual import Tile
+from titans_jax.memory.executions.tiled import kernel_step, saved_dtype, scan_step
+from titans_jax.tiles.scan import scan_tiles
 
 REPOSITORY = Path(__file__).parents[3]
 CHUNKS, BATCH, HEADS, TILE, WIDTH = 3, 2, 2, 8, 8
@@ -26,55 +27,65 @@ KINDS = {
     "mask, resets, unfinished chunk": PLAIN | {"flags": True},
     "no momentum, read before": PLAIN | {"momentum": False, "read": "before"},
     "no forgetting": PLAIN | {"forget": False},
+    "last layer exact, mask, resets": PLAIN
+    | {"flags": True, "rule": {"anchor": "token", "bound": "features", "lower_step": 0.3}},
 }
 
 
-def problem(network, tiles=1, flags=False, momentum=True, forget=True, read="after"):
+def problem(network, tiles=1, flags=False, momentum=True, forget=True, read="after", rule=None):
     """Arguments of an execution: those to differentiate, and a function of them and the execution."""
     rng = np.random.default_rng(0)
+    count = CHUNKS * tiles
 
     def array(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
-    def decay(wanted):
-        return -jnp.abs(array(CHUNKS, tiles, BATCH, TILE, HEADS)) if wanted else None
+    def decay(wanted):  # already summed within each tile
+        return -jnp.cumsum(jnp.abs(array(count, BATCH, TILE, HEADS)), axis=2) if wanted else None
 
     shapes = network.shapes(WIDTH)
     weights, momenta = (tuple(0.3 * array(BATCH, HEADS, *s) for s in shapes) for _ in range(2))
-    q, k, v = (0.3 * array(CHUNKS, tiles, BATCH, TILE, HEADS, WIDTH) for _ in range(3))
-    theta = 0.1 * jnp.abs(array(CHUNKS, tiles, BATCH, TILE, HEADS))
+    q, k, v = (0.3 * array(count, BATCH, TILE, HEADS, WIDTH) for _ in range(3))
+    theta = 0.1 * jnp.abs(array(count, BATCH, TILE, HEADS))
     gates = Gates(decay(forget), decay(momentum), theta)
     start = tuple(0.3 * array(HEADS, *s) for s in shapes)
     gain = array(HEADS, 1, WIDTH) if network.kind == "residual" else None
     inputs = (gain, Carry(weights, momenta), q, k, v, gates, start)
-    mask = reset = completed = None
+
+    def by_tile(flags):  # [N, B] -> [N, B, 1, H]
+        flags = jnp.asarray(flags, jnp.float32)[:, :, None, None]
+        return jnp.broadcast_to(flags, (count, BATCH, 1, HEADS))
+
+    moves = reset = settles = None
+    if tiles > 1:
+        settles = by_tile([[(n + 1) % tiles == 0] * BATCH for n in range(count)])
     if flags:
-        mask = jnp.asarray(rng.random((CHUNKS, tiles, BATCH, TILE)) < 0.7)
-        gates_on = mask[..., None]
-        inputs = (
-            *inputs[:5],
-            Gates(*(None if g is None else jnp.where(gates_on, g, 0.0) for g in gates)),
-            start,
-        )
-        reset = jnp.asarray([[False, True], [True, False], [False, False]])
-        completed = jnp.asarray([[True, True], [True, False], [False, False]])
+        moves = jnp.asarray(rng.random((count, BATCH, TILE, HEADS)) < 0.7, jnp.float32)
+        reset = by_tile([[False, True], [True, False], [False, False]])
+        settles = by_tile([[True, True], [True, False], [False, False]])
 
     def run(execution, gain, carry, q, k, v, gates, start):
-        initial = Carry(start, jax.tree.map(jnp.zeros_like, start)) if flags else None
-        tokens = GridTokens(q, k, v, gates, mask, reset, completed)
-        carry, anchor, y = execution(
-            network,
-            gain,
-            carry,
-            carry.weights,
-            tokens,
-            initial,
-            read=read,
-            bound_step=not network.linear,
+        options = {"bound": "none" if network.linear else "gradient", "read": read} | (rule or {})
+        based = start if "anchor" in options else None
+        consts = (
+            Rule(network, gain=gain, base=based, **options),
+            Carry(start, jax.tree.map(jnp.zeros_like, start)) if flags else None,
         )
+        tokens = Tile(q, k, v, gates, moves, reset, settles)
+        state = (carry, None if settles is None else carry.weights)
+        (carry, anchor), y = execution(consts, state, tokens)
         return carry, anchor, y
 
     return inputs, run
+
+
+def by_scan(consts, state, tokens):
+    return scan_tiles(scan_step, consts, state, tokens, execution="chunked")
+
+
+def by_kernel(consts, state, tokens, **options):
+    options = {"saved_dtype": saved_dtype(tokens.q.dtype)} | options
+    return scan_tiles(kernel_step, consts, state, tokens, execution="fused", **options)
 
 
 def value_and_pullback(run, inputs):
@@ -87,8 +98,8 @@ def value_and_pullback(run, inputs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernel_equals_the_scan_over_chunks(kind):
     inputs, run = problem(**KINDS[kind])
-    kernel = functools.partial(fused_chunk_scan, implementation="mosaic_tpu", interpret=True)
-    expected = jax.jit(functools.partial(value_and_pullback, functools.partial(run, chunked_scan)))
+    kernel = functools.partial(by_kernel, implementation="mosaic_tpu", interpret=True)
+    expected = jax.jit(functools.partial(value_and_pullback, functools.partial(run, by_scan)))
     actual = functools.partial(value_and_pullback, functools.partial(run, kernel))
     results, gradients = expected(inputs)
     kernel_results, kernel_gradients = actual(inputs)
@@ -101,8 +112,8 @@ def test_bfloat16_tokens_stay_near_float32():
     inputs, run = problem(**PLAIN)
     narrow = tuple(x.astype(jnp.bfloat16) if i in (2, 3, 4) else x for i, x in enumerate(inputs))
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), narrow)
-    expected, gradients = value_and_pullback(functools.partial(run, chunked_scan), wide)
-    kernel = functools.partial(fused_chunk_scan, implementation="xla")
+    expected, gradients = value_and_pullback(functools.partial(run, by_scan), wide)
+    kernel = functools.partial(by_kernel, implementation="xla")
     actual, narrow_gradients = value_and_pullback(functools.partial(run, kernel), narrow)
     assert actual[2].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(actual[0])} == {jnp.dtype(jnp.float32)}
@@ -118,7 +129,7 @@ def test_carries_saved_in_bfloat16_change_the_gradients_of_gates_alone(name):
     options = {"implementation": name, "interpret": name != "xla", "checkpoint_every": 1}
 
     def gradients(**saved):
-        kernel = functools.partial(fused_chunk_scan, **options, **saved)
+        kernel = functools.partial(by_kernel, **options, **saved)
         return value_and_pullback(functools.partial(run, kernel), narrow)[1]
 
     (*rest, gates, _), (*exact_rest, exact_gates, _) = gradients(), gradients(saved_dtype=None)
@@ -130,7 +141,7 @@ def test_carries_saved_in_bfloat16_change_the_gradients_of_gates_alone(name):
 
 def test_float32_tokens_save_float32():
     inputs, run = problem(**PLAIN)
-    kernel = functools.partial(fused_chunk_scan, implementation="xla", checkpoint_every=1)
+    kernel = functools.partial(by_kernel, implementation="xla", checkpoint_every=1)
     _, pull = jax.eval_shape(functools.partial(jax.vjp, functools.partial(run, kernel)), *inputs)
     assert {leaf.dtype for leaf in jax.tree.leaves(pull)} == {jnp.dtype(jnp.float32)}
 

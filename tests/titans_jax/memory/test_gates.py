@@ -12,12 +12,10 @@ from tests.titans_jax.memory import cases
 from titans_jax.memory import Gates
 from titans_jax.memory.gates import (
     LOG_ZERO,
-    column,
-    decay_matrices,
-    gate_sums,
+    decays,
     gates_from_logits,
     mask_gates,
-    tile_gates,
+    summed,
 )
 
 SIZE = 7
@@ -46,8 +44,12 @@ def decays_of(gates, mask, read):
     by_head = jax.tree.map(lambda g: g[:, None], gates)
     if mask is not None:
         by_head = mask_gates(by_head, mask)
-    sums = jax.tree.map(lambda g: g[:, 0], gate_sums(by_head, read))
-    return decay_matrices(tile_gates(sums, mask), read)
+    rows = jax.tree.map(lambda g: g.T, summed(by_head))
+    moves = None if mask is None else jnp.asarray(mask, jnp.float64)[None]
+    in_kernel = decays(rows, moves, read)
+    elsewhere = decays(rows, moves, read, jnp.transpose)
+    jax.tree.map(np.testing.assert_array_equal, in_kernel, elsewhere)
+    return in_kernel
 
 
 @pytest.mark.parametrize("read", ["after", "before"])
@@ -56,7 +58,7 @@ def decays_of(gates, mask, read):
 def test_decays_are_the_coefficients_of_the_recurrence(read, masked, momentum, forget):
     """Eq. 13-14 run on coefficients: M_t and S_t as combinations of M_0, S_0 and every gradient."""
     gates, alpha, eta, theta, mask = random_tile(momentum, forget, masked)
-    decays = decays_of(gates, mask, read)
+    found = decays_of(gates, mask, read)
     # Columns: M_0, S_0, u_0 .. u_{R-1}.
     m, s = np.eye(2, SIZE + 2)
     rows = []
@@ -72,28 +74,23 @@ def test_decays_are_the_coefficients_of_the_recurrence(read, masked, momentum, f
     def given(x, default):
         return np.full((SIZE, 1), default) if x is None else x
 
-    tolerances.assert_close(given(decays.keep, 1.0), rows[:, :1], tolerances.OUTPUT_F64)
-    tolerances.assert_close(given(decays.carry, 0.0), rows[:, 1:2], tolerances.OUTPUT_F64)
-    tolerances.assert_close(decays.write, -rows[:, 2:], tolerances.OUTPUT_F64)
-    tolerances.assert_close(decays.end_write[:, 0], -m[2:], tolerances.OUTPUT_F64)
-    assert (decays.end_keep is None) == (not forget)
+    tolerances.assert_close(given(found.keep, 1.0), rows[:, :1], tolerances.OUTPUT_F64)
+    tolerances.assert_close(given(found.carry, 0.0), rows[:, 1:2], tolerances.OUTPUT_F64)
+    tolerances.assert_close(found.write, -rows[:, 2:], tolerances.OUTPUT_F64)
+    tolerances.assert_close(found.end_write[:, 0], -m[2:], tolerances.OUTPUT_F64)
+    assert (found.end_keep is None) == (not forget)
     if forget:
-        tolerances.assert_close(decays.end_keep, m[:1, None], tolerances.OUTPUT_F64)
+        tolerances.assert_close(found.end_keep, m[:1, None], tolerances.OUTPUT_F64)
     if momentum:
-        tolerances.assert_close(decays.end_carry, m[1:2, None], tolerances.OUTPUT_F64)
-        tolerances.assert_close(decays.end_eta, s[1:2, None], tolerances.OUTPUT_F64)
-        tolerances.assert_close(decays.end_momentum[:, 0], -s[2:], tolerances.OUTPUT_F64)
+        tolerances.assert_close(found.end_carry, m[1:2, None], tolerances.OUTPUT_F64)
+        tolerances.assert_close(found.end_eta, s[1:2, None], tolerances.OUTPUT_F64)
+        tolerances.assert_close(found.end_momentum[:, 0], -s[2:], tolerances.OUTPUT_F64)
 
 
 def test_nothing_above_the_diagonal():
     gates, *_ = random_tile(masked=False)
     np.testing.assert_array_equal(jnp.triu(decays_of(gates, None, "after").write, 1), 0)
     np.testing.assert_array_equal(jnp.triu(decays_of(gates, None, "before").write), 0)
-
-
-def test_column_transposes_a_row():
-    row = jnp.arange(5.0)[None]
-    np.testing.assert_array_equal(column(row), row.T)
 
 
 def test_masked_tokens_neither_decay_nor_write():

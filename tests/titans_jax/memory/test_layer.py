@@ -11,7 +11,7 @@ from flax import nnx
 
 from tests import tolerances
 from tests.titans_jax.memory import oracle
-from tests.titans_jax.memory.cases import COMPILE_FAST, Inputs, gated_mlp
+from tests.titans_jax.memory.cases import COMPILE_FAST, Case, Inputs, gated_mlp
 from titans_jax.config import MemoryConfig
 from titans_jax.memory import Gates
 from titans_jax.memory.layer import HeadProjection, NeuralMemory
@@ -102,7 +102,8 @@ def in_numpy(module, x):
             gate_input[:, start : start + config.chunk] = mean
     logits = np.einsum("btd,dgh->gbth", gate_input, np.asarray(module.gate_kernel[...]))
     alpha, eta, theta = sigmoid(logits + np.asarray(module.gate_bias[...])[:, None, None])
-    theta = config.step_scale / config.chunk * (1 - eta) * theta
+    scale = config.step_scale / (config.chunk if config.anchor == "chunk" else 1)
+    theta = scale * (1 - eta) * theta
     learned = tuple(
         np.broadcast_to(np.asarray(m[...]), (BATCH, *m.shape)) for m in module.initial_weights
     )
@@ -119,13 +120,18 @@ def in_numpy(module, x):
             learned,
             None,
             None,
+            tuple(m[0] for m in learned) if config.forget_to == "start" else None,
         ),
         np.zeros(BATCH, int),
         np.ones((BATCH, LENGTH), bool),
         np.zeros((BATCH, LENGTH), bool),
-        chunk=config.chunk,
-        read=config.read,
-        bound_step=config.bound_step,
+        Case(
+            chunk=config.chunk,
+            read=config.read,
+            bound=config.bound,
+            anchor=config.anchor,
+            lower_step=config.lower_step,
+        ),
     )
     y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(module.norm.scale[...])
     y = y.reshape(x.shape)
@@ -139,7 +145,24 @@ BARE = MemoryConfig(
 )
 
 
-@pytest.mark.parametrize("config", [TOKEN, CHUNKWISE, BARE], ids=["token", "chunk", "bare"])
+EXACT = MemoryConfig(
+    num_heads=HEADS,
+    chunk=4,
+    conv_width=3,
+    anchor="token",
+    bound="features",
+    lower_step=0.3,
+    step_scale=1.0,
+    step_bias=-1.0,
+    forget_to="start",
+    forget_bias=-2.0,
+    weights_start="features",
+)
+
+
+@pytest.mark.parametrize(
+    "config", [TOKEN, CHUNKWISE, BARE, EXACT], ids=["token", "chunk", "bare", "exact"]
+)
 def test_the_layer_equals_numpy(config):
     expected, (weights, momentum, anchor) = in_numpy(nnx.merge(*layer(config)), inputs())
     y, state = run(config, inputs())

@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 
 from tests import tolerances
-from titans_jax.memory import Gates, MemoryState, MLPNetwork, memory_scan
+from titans_jax.memory import Gates, MemoryState, MLPNetwork, Rule, memory_scan
 
 BATCH, HEADS, LENGTH, WIDTH = 2, 2, 12, 4
 EVERY = ("sequential", "associative_scan", "chunked")
-ONLINE = (*EVERY, "online")
+#: Executions of the online rule; "token anchor" is it at a chunk of 5, of which no number depends.
+ONLINE = (*EVERY, "token anchor")
 LINEAR = MLPNetwork("mlp", 1, 1)
-SCAN = jax.jit(memory_scan, static_argnames=("network", "chunk", "execution"))
+SCAN = jax.jit(memory_scan, static_argnames=("chunk", "execution"))
 
 
 def tokens(seed=0, length=LENGTH):
@@ -48,26 +49,22 @@ def matrices(network, seed=2):
     )
 
 
-def run(network, start, q, k, v, alpha, eta, theta, *, chunk, execution, momentum=None, **options):
+def run(network, start, q, k, v, alpha, eta, theta, *, chunk, execution, gain=None):
     """Our memory from M = start and S = momentum (zero): reads and final (M, S), as numpy."""
     weights = jax.tree.map(jnp.asarray, start)
-    zeros = jax.tree.map(jnp.zeros_like, weights)
+    rule = Rule(network, gain=gain)
+    if execution == "token anchor":
+        rule, chunk, execution = Rule(network, anchor="token"), 5, "chunked"
     state = MemoryState(
         weights=weights,
-        momentum=zeros if momentum is None else jax.tree.map(jnp.asarray, momentum),
+        momentum=jax.tree.map(jnp.zeros_like, weights),
         anchor=weights,
         position=jnp.zeros(BATCH, jnp.int32),
     )
     alpha, eta, theta = (None if one is None else jnp.asarray(one) for one in (alpha, eta, theta))
     gates = Gates.from_values(alpha, eta, theta)
     y, state = SCAN(
-        network,
-        state,
-        *map(jnp.asarray, (q, k, v)),
-        gates,
-        chunk=chunk,
-        execution=execution,
-        **options,
+        rule, state, *map(jnp.asarray, (q, k, v)), gates, chunk=chunk, execution=execution
     )
     assert y.dtype == np.float64
     return np.asarray(y), jax.tree.map(np.asarray, state)
@@ -241,7 +238,7 @@ def test_ttt_linear_with_norm_and_residual(execution, batch):
         rate,
         chunk=batch,
         execution=execution,
-        gain=jnp.asarray(gain),
+        gain=jnp.asarray(gain)[:, None],
     )
     check(actual, expected)
 
@@ -359,11 +356,12 @@ def test_no_step_never_writes(execution, depth):
     )
 
 
-def test_no_step_at_depth_one_online():
+@pytest.mark.parametrize("execution", ["chunked", "token anchor"])
+def test_no_step_at_depth_one_online(execution):
     """theta = 0 in the exact online form."""
     q, k, v = tokens()
     zeros, eta = np.zeros((BATCH, LENGTH, HEADS)), between(0.1, 0.9)
     start = matrices(LINEAR)
-    y, state = run(LINEAR, start, q, k, v, None, eta, zeros, chunk=1, execution="online")
+    y, state = run(LINEAR, start, q, k, v, None, eta, zeros, chunk=1, execution=execution)
     expected = np.einsum("bthi,bhij->bthj", q, start[0])
     tolerances.assert_close((y, state.weights), (expected, start), tolerances.OUTPUT_F64)

@@ -7,9 +7,10 @@ import pytest
 
 from tests.tolerances import GRAD_F64, OUTPUT_F64, assert_close
 from titans_jax.memory.api import memory_scan
-from titans_jax.memory.chunk import Carry
+from titans_jax.memory.dual import Carry
 from titans_jax.memory.gates import Gates
 from titans_jax.memory.networks import MLPNetwork
+from titans_jax.memory.rule import Rule
 from titans_jax.memory.state import fresh_state
 
 BATCH, HEADS, DIM, CHUNK, TOKENS = 2, 2, 4, 3, 5
@@ -30,27 +31,25 @@ def problem(network, momentum=True, forget=True):
         jnp.asarray(values[2]),
     )
     tokens = tuple(normal(BATCH, TOKENS, HEADS, DIM) for _ in range(3))
-    gain = jnp.abs(normal(HEADS, DIM)) if network.kind == "residual" else None
+    gain = jnp.abs(normal(HEADS, 1, DIM)) if network.kind == "residual" else None
     return start, tokens, gates, gain
 
 
-def run(execution, network, start, tokens, gates, gain, mask=None, reset=None, read="after"):
+def run(execution, network, start, tokens, gates, gain, mask=None, reset=None, **rule):
     """Token by token through `memory_scan`, so that both executions carry the same kind of state."""
+    rule = Rule(network, gain=gain, **({"bound": "gradient"} | rule))
     state, outputs = fresh_state(start.weights, BATCH, start.momentum), []
     for t in range(TOKENS):
         now = slice(t, t + 1)
         y, state = memory_scan(
-            network,
+            rule,
             state,
             *(x[:, now] for x in tokens),
             Gates(*(None if g is None else g[:, now] for g in gates)),
             chunk=CHUNK,
-            gain=gain,
             mask=None if mask is None else mask[:, now],
             reset=None if reset is None else reset[:, now],
             initial=start if reset is not None else None,
-            read=read,
-            bound_step=True,
             execution=execution,
         )
         outputs.append(y)
@@ -67,6 +66,18 @@ def test_decoding_is_the_oracle(network, read):
         run("token", network, *case, read=read),
         run("sequential", network, *case, read=read),
         OUTPUT_F64,
+    )
+
+
+@pytest.mark.parametrize(
+    "network", [MLPNetwork("mlp", 1), MLPNetwork("mlp", 3), MLPNetwork("residual", 2)]
+)
+def test_decoding_with_the_last_layer_exact(network):
+    case = problem(network)
+    base = jax.tree.map(lambda w: 0.5 * w[::-1], case[0].weights)
+    rule = {"anchor": "token", "bound": "features", "lower_step": 0.3, "base": base}
+    assert_close(
+        run("token", network, *case, **rule), run("sequential", network, *case, **rule), OUTPUT_F64
     )
 
 
@@ -108,4 +119,4 @@ def test_one_token_at_a_time_is_said():
     start, tokens, gates, _ = problem(network)
     state = fresh_state(start.weights, BATCH)
     with pytest.raises(ValueError, match="execution 'token' takes one token at a time, got 5"):
-        memory_scan(network, state, *tokens, gates, chunk=CHUNK, execution="token")
+        memory_scan(Rule(network), state, *tokens, gates, chunk=CHUNK, execution="token")

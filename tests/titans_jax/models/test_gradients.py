@@ -30,11 +30,11 @@ def batch():
 
 
 @functools.cache
-def loss_and_gradient(name, bound_step=True):
+def loss_and_gradient(name, bound="gradient"):
     graph, _ = tiny_model(name)
-    if not bound_step:
+    if bound == "none":
         config = tiny_config(name)
-        memory = dataclasses.replace(config.memory, bound_step=False)
+        memory = dataclasses.replace(config.memory, bound="none")
         unbounded = dataclasses.replace(config, memory=memory)
         graph, _ = nnx.split(nnx.eval_shape(lambda: Titans(unbounded, rngs=nnx.Rngs(0))))
 
@@ -51,7 +51,7 @@ def test_every_group_of_parameters(name):
 
 def test_every_group_of_parameters_without_the_bound_on_the_step():
     _, parameters = tiny_model("lmm")
-    function = loss_and_gradient("lmm", bound_step=False)
+    function = loss_and_gradient("lmm", bound="none")
     # The bound is at work in the tiny models: without it the loss is another.
     assert function(parameters)[0] != loss_and_gradient("lmm")(parameters)[0]
     check_every_group(function, parameters)

@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from titans_jax.memory.chunk import Carry
-from titans_jax.memory.gates import Gates, Read
-from titans_jax.memory.networks import MLPNetwork, apply_network, gradient_factors
+from titans_jax.memory.dual import Carry, select
+from titans_jax.memory.gates import Gates
+from titans_jax.memory.networks import apply_network
+from titans_jax.memory.rule import Rule, gradient_factors
 from titans_jax.memory.state import MemoryState
+from titans_jax.tiles.matrices import NN, dot
 from titans_jax.typing import Array, PyTree
 
 
 def token_step(
-    network: MLPNetwork,
-    gain: Float[Array, "H 1 K"] | None,
+    rule: Rule,
     state: MemoryState,
     q: Float[Array, "B 1 H K"],
     k: Float[Array, "B 1 H K"],
@@ -30,14 +31,11 @@ def token_step(
     initial: Carry | None,
     *,
     chunk: int,
-    read: Read,
-    bound_step: bool = False,
 ) -> tuple[Float[Array, "B 1 H K"], MemoryState]:
     """Writes one token of every sequence and reads it.
 
     Args:
-        network: a built-in memory network.
-        gain: its norm's gain, for "residual".
+        rule: the inner step, its network built in.
         state: before the token.
         q: query; k: key; v: value.
         gates: fields ``[B, 1, H]``.
@@ -45,45 +43,41 @@ def token_step(
         reset: True where a document starts, at a chunk's first token.
         initial: M and S at a document's start; needed with ``reset``.
         chunk: tokens that share one anchor.
-        read: y from M after the write ("after") or before it ("before").
-        bound_step: see networks.py.
 
     Returns:
         The reads and the state after the token.
     """
     weights, momentum, anchor, position = state
     if reset is not None:
-        weights, momentum, anchor = (
-            _where(reset[:, 0], start, old)
-            for start, old in (
-                (initial.weights, weights),
-                (initial.momentum, momentum),
-                (initial.weights, anchor),
-            )
-        )
+        old = (weights, momentum, anchor)
+        weights, momentum, anchor = _where(reset[:, 0], (*initial, initial.weights), old)
 
-    def one_head(gain, m, s, anchor, q, k, v, gates, mask):
+    def one_head(rule: Rule, m, s, anchor, q, k, v, gates, mask):
         q, k, v = (x.astype(m[0].dtype) for x in (q, k, v))  # [1, K]
-        inputs, errors = gradient_factors(network, anchor, gain, k, v, bound_step)
+
+        def current(h):
+            return dot(h, m[-1], NN, h.dtype), None
+
+        inputs, errors = gradient_factors(rule, anchor, k, v, current)
+        kept = rule.forget(None if gates.log_keep is None else jnp.exp(gates.log_keep), m)
         layers = []
-        for m_l, s_l, a, g in zip(m, s, inputs, errors, strict=True):
+        for m_l, kept_l, s_l, a, g in zip(m, kept, s, inputs, errors, strict=True):
             step = -gates.theta * (a[0][:, None] * g[0][None, :])  # [d_in, d_out], Eq. 12
             if gates.log_eta is not None:
                 step = jnp.exp(gates.log_eta) * s_l + step  # Eq. 10, 14
-            moved = m_l + step if gates.log_keep is None else jnp.exp(gates.log_keep) * m_l + step
-            kept = s_l if gates.log_eta is None else step
-            if mask is not None:
-                moved, kept = jnp.where(mask, moved, m_l), jnp.where(mask, kept, s_l)
-            layers.append((moved, kept))  # Eq. 13
+            new = (kept_l + step, s_l if gates.log_eta is None else step)  # Eq. 13
+            layers.append(new if mask is None else select(mask, new, (m_l, s_l)))
         new_m, new_s = zip(*layers, strict=True)
-        y = apply_network(network, new_m if read == "after" else m, gain, q)  # Eq. 15
+        y = apply_network(
+            rule.network, new_m if rule.read == "after" else m, rule.gain, q
+        )  # Eq. 15
         return new_m, new_s, y
 
     token = Gates(*(None if g is None else g[:, 0] for g in gates))
     heads = jax.vmap(one_head, in_axes=(0, 0, 0, 0, 1, 1, 1, 0, None), out_axes=(0, 0, 1))
     sequences = jax.vmap(heads, in_axes=(None, 0, 0, 0, 0, 0, 0, 0, 0))
     new_weights, new_momentum, y = sequences(
-        gain, weights, momentum, anchor, q, k, v, token, None if mask is None else mask[:, 0]
+        rule, weights, momentum, anchor, q, k, v, token, None if mask is None else mask[:, 0]
     )
     position = (position + 1) % chunk
     done = position == 0

@@ -16,15 +16,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from titans_jax.memory.chunk import Carry, read_tile, write_tile
-from titans_jax.memory.chunked import GridTokens, each_head, select
-from titans_jax.memory.gates import Read, decay_matrices, gate_sums, tile_gates
-from titans_jax.memory.networks import MLPNetwork, NetworkFunction, gradient_factors, surprise
+from titans_jax.memory.dual import Carry, Tile, read_tile, select, write_tile
+from titans_jax.memory.gates import decays
+from titans_jax.memory.rule import Rule, gradient_factors, surprise
 from titans_jax.typing import Array, PyTree
 
 
 class AffineMap(NamedTuple):
-    """(M, S) -> (keep M + carry S + shift.weights, eta S + shift.momentum); leading axis: steps."""
+    """(M, S) -> (keep M + carry S + shift.weights, eta S + shift.momentum); leading axis: steps.
+
+    Where forgetting goes to weights B, M - B stands for M.
+    """
 
     keep: Array
     carry: Array
@@ -79,84 +81,87 @@ def _shifted(states: Carry, start: Carry) -> Carry:
     return jax.tree.map(lambda x, x0: jnp.concatenate([x0[None], x[:-1]]), states, start)
 
 
-def associative_chunk_scan(
-    network: MLPNetwork | NetworkFunction,
-    gain: Float[Array, "H 1 K"] | None,
-    carry: Carry,
-    anchor: PyTree,
-    tokens: GridTokens,
-    initial: Carry | None,
-    *,
-    read: Read,
-    bound_step: bool = False,
-) -> tuple[Carry, PyTree, Float[Array, "N tiles B R H K"]]:
-    """Like `chunked.chunked_scan`, parallel within each chunk; any pure function as the network."""
-    dense = isinstance(network, MLPNetwork)
-    chunk_step = _dual_chunk if dense else _token_chunk
+def associative_tiles(
+    consts: tuple[Rule, Carry | None], state: tuple[Carry, PyTree], tokens: Tile, tiles: int
+) -> tuple[tuple[Carry, PyTree], Float[Array, "N B R H K"]]:
+    """`tiles.scan.scan_tiles` of `dual.tile_step`, parallel within each chunk; any pure function as the network.
+
+    Args:
+        consts: the rule, with ``anchor="chunk"``, and M and S at a document's start, ``[H, ...]``.
+        state: M and S before the first tile, and the anchor where it is not simply M, ``[B, H, ...]``.
+        tokens: all tiles, leaves ``[N, B, R, H, ...]``; gates of a function as the network not summed.
+        tiles: of a chunk.
+    """
+    dense = consts[0].dense
 
     @jax.checkpoint
-    @each_head
-    def one_chunk(gain, initial, state, x: GridTokens):
+    def one_chunk(consts, state, x: Tile):
+        rule, initial = consts
         carry, anchor = state
         if x.reset is not None:
-            carry = select(x.reset, initial, carry)
-            anchor = select(x.reset, initial.weights, anchor)
-        carry, y = chunk_step(network, gain, anchor, carry, x, read, bound_step)
-        complete = True if x.completed is None else x.completed
-        return (carry, select(complete, carry.weights, anchor)), y
+            carry = select(x.reset[0, 0] > 0.5, initial, carry)
+            if anchor is not None:
+                anchor = select(x.reset[0, 0] > 0.5, initial.weights, anchor)
+        at = carry.weights if anchor is None else anchor
+        base = rule.base
+        if base is not None:
+            carry = carry._replace(weights=jax.tree.map(jnp.subtract, carry.weights, base))
+        carry, y = (_dual_chunk if dense else _token_chunk)(rule, at, carry, x)
+        if base is not None:
+            carry = carry._replace(weights=jax.tree.map(jnp.add, carry.weights, base))
+        if anchor is not None:
+            anchor = select(x.settles[-1, 0] > 0.5, carry.weights, anchor)
+        return (carry, anchor), y
 
-    if dense:
-        tokens = tokens._replace(gates=gate_sums(tokens.gates, read))
-    (carry, anchor), y = jax.lax.scan(
-        lambda state, x: one_chunk(gain, initial, state, x), (carry, anchor), tokens
-    )
-    return carry, anchor, y
+    heads = jax.vmap(one_chunk, in_axes=(0, 0, 2), out_axes=(0, 2))
+    sequences = jax.vmap(heads, in_axes=(None, 0, 1), out_axes=(0, 1))
+    chunks = jax.tree.map(lambda x: x.reshape(-1, tiles, *x.shape[1:]), tokens)
+    state, y = jax.lax.scan(lambda state, x: sequences(consts, state, x), state, chunks)
+    return state, y.reshape(-1, *y.shape[2:])
 
 
-def _dual_chunk(network, gain, anchor, carry, x: GridTokens, read, bound_step):
+def _dual_chunk(rule: Rule, anchor, carry, x: Tile):
     q, k, v = (tokens.astype(carry.weights[0].dtype) for tokens in (x.q, x.k, x.v))
-    factors = jax.vmap(lambda k, v: gradient_factors(network, anchor, gain, k, v, bound_step))
-    inputs, errors = factors(k, v)  # tuples of [tiles, R, width]
-    decays = jax.vmap(lambda sums, mask: decay_matrices(tile_gates(sums, mask), read))(
-        x.gates, x.mask
-    )
+    inputs, errors = jax.vmap(lambda k, v: gradient_factors(rule, anchor, k, v))(k, v)
+    rows = jax.tree.map(lambda a: a[:, None, :], (x.gates, x.moves))  # [tiles, 1, R]
+    reads = jax.vmap(lambda row: decays(*row, rule.read, jnp.transpose))(rows)
     nothing = jax.tree.map(jnp.zeros_like, carry)
-    shift = jax.vmap(lambda a, g, d: write_tile(nothing, a, g, d))(inputs, errors, decays)
+    shift = jax.vmap(lambda a, g, d: write_tile(nothing, a, g, d))(inputs, errors, reads)
     ones = jnp.ones(x.q.shape[:1], carry.weights[0].dtype)
 
     def coefficient(value, default):
         return default if value is None else value[:, 0, 0]
 
     maps = AffineMap(
-        keep=coefficient(decays.end_keep, ones),
-        carry=coefficient(decays.end_carry, 0.0 * ones),
-        eta=coefficient(decays.end_eta, ones),
+        keep=coefficient(reads.end_keep, ones),
+        carry=coefficient(reads.end_carry, 0.0 * ones),
+        eta=coefficient(reads.end_eta, ones),
         shift=shift,
     )
     after = states_after(maps, carry)
-    y = jax.vmap(lambda c, q, a, g, d: read_tile(network, gain, c, q, a, g, d))(
-        _shifted(after, carry), q, inputs, errors, decays
+    y = jax.vmap(lambda c, q, a, g, d: read_tile(rule, c, q, a, g, d))(
+        _shifted(after, carry), q, inputs, errors, reads
     )
     return jax.tree.map(lambda leaf: leaf[-1], after), y
 
 
-def _token_chunk(network, gain, anchor, carry, x: GridTokens, read, bound_step):
-    del gain  # a user's function has its slow parameters in its closure
-    q, k, v, gates, mask = jax.tree.map(
-        lambda a: a.reshape(-1, *a.shape[2:]), (x.q, x.k, x.v, x.gates, x.mask)
+def _token_chunk(rule: Rule, anchor, carry, x: Tile):
+    q, k, v, gates, moves = jax.tree.map(
+        lambda a: a.reshape(-1, *a.shape[2:]), (x.q, x.k, x.v, x.gates, x.moves)
     )
-
-    gradient = jax.vmap(lambda k, v: surprise(network, anchor, k, v, bound_step))(k, v)
+    gradient = jax.vmap(lambda k, v: surprise(rule, anchor, anchor, k, v)[1])(k, v)
     step = _scale(-gates.theta, gradient)
     ones = jnp.ones_like(gates.theta)
     eta = 0.0 * ones if gates.log_eta is None else jnp.exp(gates.log_eta)
     maps = AffineMap(
         keep=ones if gates.log_keep is None else jnp.exp(gates.log_keep),
-        carry=eta if mask is None else eta * mask,
+        carry=eta if moves is None else eta * moves,
         eta=ones if gates.log_eta is None else eta,
         shift=Carry(step, jax.tree.map(jnp.zeros_like, step) if gates.log_eta is None else step),
     )
     after = states_after(maps, carry)
-    seen = after if read == "after" else _shifted(after, carry)
-    y = jax.vmap(network)(seen.weights, q)
+    seen = (after if rule.read == "after" else _shifted(after, carry)).weights
+    if rule.base is not None:
+        seen = jax.tree.map(jnp.add, seen, rule.base)
+    y = jax.vmap(rule.network)(seen, q)
     return jax.tree.map(lambda leaf: leaf[-1], after), y.reshape(x.q.shape)

@@ -1,9 +1,9 @@
-"""The chunk grid: where the tokens of a call lie among chunks and tiles.
+"""The grid: where the tokens of a call lie among chunks and tiles.
 
-Executions by chunk see tokens as ``[N, tiles, R, ...]``, chunk n holding the tokens that share an anchor.
-A call that continues a state in the middle of a chunk (position p > 0) puts its tokens at offset p
-of the grid; the grid's empty places are masked, and masked tokens are identity steps. So any
-split of a sequence runs the same code as the whole.
+A scan over tiles sees tokens as ``[N, B, R, ...]``: N tiles of R tokens, so many to a chunk (of the memory: the tokens
+that share an anchor). A call that continues a state in the middle of a chunk (position p > 0) puts its tokens at
+offset p of the grid; the grid's empty places are masked, and masked tokens are identity steps. So any split of a
+sequence runs the same code as the whole.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Grid(NamedTuple):
 
     Attributes:
         length: tokens of the call, T.
-        chunks: N.
+        chunks: of the grid; N is ``chunks * tiles``.
         chunk: tokens that share one anchor.
         tile: R; tiles per chunk are ceil(chunk / tile).
         offset: first token's place in the first chunk, per sequence, or None for 0 everywhere.
@@ -54,7 +54,7 @@ def make_grid(length: int, chunk: int, tile: int, offset: Int[Array, "B"] | None
 
 
 def to_grid(grid: Grid, x: Array) -> Array:
-    """``[B, T, ...]`` to ``[N, tiles, B, R, ...]``, zeros at empty places."""
+    """``[B, T, ...]`` to ``[N, B, R, ...]``, zeros at empty places."""
     batch, rest = x.shape[0], x.shape[2:]
     size = grid.chunks * grid.chunk
     if grid.offset is not None:
@@ -71,14 +71,14 @@ def to_grid(grid: Grid, x: Array) -> Array:
     extra = grid.tiles * grid.tile - grid.chunk
     if extra:
         x = jnp.pad(x, [(0, 0), (0, 0), (0, extra)] + [(0, 0)] * len(rest))
-    x = x.reshape(batch, grid.chunks, grid.tiles, grid.tile, *rest)
-    return jnp.moveaxis(x, 0, 2)
+    x = x.reshape(batch, grid.chunks * grid.tiles, grid.tile, *rest)
+    return jnp.moveaxis(x, 0, 1)
 
 
 def from_grid(grid: Grid, x: Array) -> Array:
-    """The inverse of `to_grid`: ``[N, tiles, B, R, ...]`` to ``[B, T, ...]``."""
-    rest = x.shape[4:]
-    x = jnp.moveaxis(x, 2, 0)
+    """The inverse of `to_grid`: ``[N, B, R, ...]`` to ``[B, T, ...]``."""
+    rest = x.shape[3:]
+    x = jnp.moveaxis(x, 1, 0)
     x = x.reshape(-1, grid.chunks, grid.tiles * grid.tile, *rest)[:, :, : grid.chunk]
     x = x.reshape(-1, grid.chunks * grid.chunk, *rest)
     if grid.offset is None:
@@ -88,7 +88,7 @@ def from_grid(grid: Grid, x: Array) -> Array:
     )(x, grid.offset)
 
 
-def grid_mask(grid: Grid, mask: TokenFlags | None, batch: int) -> Bool[Array, "N tiles B R"] | None:
+def grid_mask(grid: Grid, mask: TokenFlags | None, batch: int) -> Bool[Array, "N B R"] | None:
     """True where the grid holds a token that counts; None if it does so everywhere."""
     if mask is None:
         if grid.full:
@@ -97,8 +97,20 @@ def grid_mask(grid: Grid, mask: TokenFlags | None, batch: int) -> Bool[Array, "N
     return to_grid(grid, mask)
 
 
-def completed_chunks(grid: Grid, batch: int) -> Bool[Array, "N B"]:
+def completed_chunks(grid: Grid, batch: int) -> Bool[Array, "chunks B"]:
     """True for the chunks that are full when the call ends: after them the anchor moves on."""
     end = jnp.zeros((batch,), jnp.int32) if grid.offset is None else grid.offset
     end = end + grid.length
     return (jnp.arange(1, grid.chunks + 1, dtype=jnp.int32)[:, None] * grid.chunk) <= end
+
+
+def chunk_flags(grid: Grid, flags: Bool[Array, "chunks B"], tile: int) -> Bool[Array, "N B"]:
+    """Flags of chunks as flags of tiles, set at one tile of each chunk.
+
+    Args:
+        grid: the grid.
+        flags: one per chunk and sequence.
+        tile: number of that tile in its chunk.
+    """
+    by_tile = jnp.zeros((grid.chunks, grid.tiles, flags.shape[1]), jnp.bool_)
+    return by_tile.at[:, tile].set(flags).reshape(-1, flags.shape[1])

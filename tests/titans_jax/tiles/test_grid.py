@@ -1,10 +1,10 @@
-"""The chunk grid: every token in its place, and back."""
+"""The grid: every token in its place, and back."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from titans_jax.memory.grid import completed_chunks, from_grid, grid_mask, make_grid, to_grid
+from titans_jax.tiles.grid import completed_chunks, from_grid, grid_mask, make_grid, to_grid
 
 BATCH = 3
 # length, chunk, tile: dividing and not, one token, one chunk, a tile larger than the chunk.
@@ -31,13 +31,13 @@ def test_every_token_lies_at_its_place(length, chunk, tile, shifted):
     grid = make_grid(length, chunk, tile, offset)
     tokens = np.arange(1, 1 + BATCH * length * 2).reshape(BATCH, length, 2)
     placed = np.asarray(to_grid(grid, jnp.asarray(tokens)))
-    assert placed.shape == (grid.chunks, grid.tiles, BATCH, tile, 2)
+    assert placed.shape == (grid.chunks * grid.tiles, BATCH, tile, 2)
     expected = np.zeros_like(placed)
     for b in range(BATCH):
         for t in range(length):
             at = t + (0 if offset is None else int(offset[b]))
             place = at % chunk
-            expected[at // chunk, place // tile, b, place % tile] = tokens[b, t]
+            expected[at // chunk * grid.tiles + place // tile, b, place % tile] = tokens[b, t]
     np.testing.assert_array_equal(placed, expected)
     np.testing.assert_array_equal(from_grid(grid, jnp.asarray(placed)), tokens)
 
