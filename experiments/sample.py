@@ -17,6 +17,7 @@ from experiments import program
 from experiments.training.config import parse_flags
 from experiments.training.devices import single_kernel_loops
 from experiments.training.trained import Trained, load_trained
+from titans_jax.data.tokenizers import encode_after
 from titans_jax.inference import (
     Sampling,
     Stream,
@@ -115,7 +116,7 @@ def _read_prompt(trained: Trained) -> Stream:
 def _stop_tokens(trained: Trained) -> tuple[int, ...]:
     tokens = []
     for character in flags.FLAGS.stop:
-        ids = trained.tokenizer.encode(character.encode())
+        ids = encode_after(b"a", character.encode(), trained.tokenizer)  # as within a text
         if len(ids) != 1:
             raise ValueError(
                 f"--stop={flags.FLAGS.stop!r} must hold characters of one token each, got {character!r}, "

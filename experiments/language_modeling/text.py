@@ -16,6 +16,7 @@ from titans_jax import Titans
 from titans_jax.data import Tokenizer
 from titans_jax.data.characters import character_start
 from titans_jax.models import next_token_loss
+from titans_jax.models.token_ids import require_token_ids
 from titans_jax.typing import Array
 
 
@@ -103,7 +104,11 @@ def bits_per_byte(model: Titans, text: Tokens, length: int, batch_tokens: int = 
       text: what it reads.
       length: tokens of a window.
       batch_tokens: read at once, if a window is not longer.
+
+    Raises:
+      ValueError: an id is outside the model's vocabulary.
     """
+    require_token_ids("text.ids", text.ids[None], model.config.vocab_size)
     graphdef, params = nnx.split(model)
     targets = len(text.ids) - 1
     rows = max(1, batch_tokens // length)

@@ -158,10 +158,9 @@ plt.show()
 nnx.update(model, params)
 tokenizer = ByteTokenizer()
 for seed, prompt in enumerate((b"def main(", b"import os\n\nclass ")):
-    ids = tokenizer.encode(prompt)
-    stream = prefill(model, ids)
+    stream = prefill(model, tokenizer.encode(prompt))
     sampling = Sampling(temperature=0.9, top_p=0.95)
-    pieces = generate_text(model, tokenizer, stream, 200, prompt=ids, sampling=sampling, seed=seed)
+    pieces = generate_text(model, tokenizer, stream, 200, sampling=sampling, seed=seed)
     print(prompt.decode() + "".join(pieces))
     print("\n" + "-" * 60)
 

@@ -307,8 +307,11 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"{path} is not a safetensors file, or it is damaged or cut short: {error}"
         ) from error
     rest = {name: text for name, text in metadata.items() if name != "sha256"}
-    ours = "sha256" in metadata or "titans_jax_version" in metadata
-    if ours and metadata.get("sha256") != content_hash(tensors, rest):
+    if "sha256" not in metadata and "titans_jax_version" in metadata:
+        raise ValueError(
+            f"{path} is damaged: its metadata have no 'sha256', with which it was written"
+        )
+    if "sha256" in metadata and metadata["sha256"] != content_hash(tensors, rest):
         raise ValueError(
             f"{path} is damaged: its contents are not those whose SHA-256 it carries; restore it from a copy"
         )

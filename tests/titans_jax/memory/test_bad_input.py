@@ -207,7 +207,8 @@ def call(x=(2, 6, 8), state_batch=None, **flags):
         ({"prefix": jnp.ones((3, 7))}, says("prefix", "[P, D] with D = 8", "(3, 7)")),
         ({"prefix": jnp.ones((2, 3, 8))}, says("prefix", "[P, D] with D = 8", "(2, 3, 8)")),
     ],
-    ids=["rank", "width", "empty", "batch", "mask", "mask-dtype", "reset", "reset-dtype", "prefix", "prefix-rank"],
+    ids=["rank", "width", "empty", "no-batch", "batch", "mask", "mask-dtype", "reset", "reset-dtype", "prefix",
+         "prefix-rank"],
 )  # fmt: skip
 def test_calling_a_layer(arguments, message):
     with pytest.raises(ValueError, match=message):
