@@ -19,7 +19,6 @@ from tests.pallas_kernels.toy_step import (
 from tests.tolerances import FUSED_SCAN_F32, assert_close
 from titans_jax.memory.networks import MLPNetwork
 
-
 #: A GPU that is not there, for which Triton is told to lower: from jax 0.11 on it assumes none.
 ABSENT_GPU = AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="cuda")
 

@@ -12,7 +12,6 @@ from tests import tolerances
 from tests.titans_jax.memory import oracle
 from tests.titans_jax.memory.cases import (
     BATCH,
-    COMPILE_FAST,
     HEADS,
     LENGTH,
     Case,
@@ -93,7 +92,7 @@ def test_the_diagnostics_equal_numpy(case):
         memory_diagnostics, case.function, chunk=case.chunk, bound_step=case.bounded
     )
     options = {"mask": flags.mask, "reset": flags.reset, "initial": inputs.initial}
-    compiled = jax.jit(function, compiler_options=COMPILE_FAST)
+    compiled = jax.jit(function)
     actual = compiled(state, inputs.k, inputs.v, inputs.gates, **options)
     tolerances.assert_close(actual, in_numpy(case, inputs, flags), tolerances.OUTPUT_F64)
 
@@ -133,8 +132,7 @@ def module(config):
 def compiled(config, return_diagnostics=True, freeze=False):
     """Compiled ``(x, state, mask=, reset=, prefix=)``."""
     return jax.jit(
-        functools.partial(module(config), return_diagnostics=return_diagnostics, freeze=freeze),
-        compiler_options=COMPILE_FAST,
+        functools.partial(module(config), return_diagnostics=return_diagnostics, freeze=freeze)
     )
 
 
