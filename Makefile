@@ -1,10 +1,9 @@
 # Everything a user runs: make train, make test. Everything a developer adds: make lint, make parity.
 # Needs make and Python 3.11 or newer; every other tool is installed into .venv/ from setup.cfg.
 
-# The first interpreter that is new enough and can create environments; PYTHON=... chooses another.
-PROBE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
-            $$p -c '$(PROBE)' >/dev/null 2>&1 && echo $$p && break; done)
+# The newest interpreter that the suite is tested with, or else another that works; PYTHON=... chooses one.
+VERSIONS := 3.13 3.12 3.11 3.14 3
+PYTHON ?=
 
 WORKDIR ?= runs/tiny
 CONFIG ?= experiments/configs/tiny.py
@@ -20,41 +19,59 @@ ARGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 QUICK_COMPILE := --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 \
                  --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false
-PYTEST = JAX_PLATFORMS=cpu XLA_FLAGS="$(QUICK_COMPILE) $(XLA_FLAGS)" OMP_NUM_THREADS=1 \
-         .venv/bin/python -m pytest -n $(JOBS) --dist worksteal
+# quick_compile ENVIRONMENT: those of the flags above that its XLA knows, found when it was installed.
+quick_compile = $$(cat $(1)/.quick_compile) $(XLA_FLAGS)
+# pytest ENVIRONMENT
+pytest = JAX_PLATFORMS=cpu XLA_FLAGS="$(call quick_compile,$(1))" OMP_NUM_THREADS=1 \
+         $(1)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help test test-fast lint format train notebooks parity clean
+# The oldest JAX that is supported, and the tests that hold it to the newest one's results.
+OLDEST := jax==0.10.2 flax==0.12.8
+OLDEST_TESTS ?= tests/pallas_kernels tests/titans_jax/memory tests/titans_jax/models tests/experiments/test_resume.py
+
+.PHONY: help test test-fast test-oldest lint format train notebooks parity clean
 
 help:
 	@echo "make train       train the tiny model (STEPS=n, WORKDIR=dir, CONFIG=file, ARGS='--config.field=value ...')"
 	@echo "make test        the whole test suite (test-fast: without the slow ones)"
+	@echo "make test-oldest the tests of memory, models, kernels and resuming, with the oldest JAX that is supported"
 	@echo "make lint        ruff, format check and types (format: rewrite the files)"
 	@echo "make notebooks   run experiments/notebooks at a small scale (SCALE=1 ARGS=--write: as they are committed)"
 	@echo "make parity      compare with titans-pytorch, in an environment of its own"
 	@echo "make clean       remove the environments and caches (runs/ stays)"
 
-# install ENVIRONMENT, PACKAGES
+# install ENVIRONMENT, VERSIONS OF PYTHON, PACKAGES. An XLA that does not know a flag ends the process: each is tried.
 define install
-	@$(if $(PYTHON),,echo "No usable Python found: Python 3.11 or newer with its venv module is needed." \
-	  "Install it (Debian: apt-get install python3-venv) or name it: make PYTHON=/path/to/python3.11" >&2; exit 1)
-	@$(PYTHON) -c '$(PROBE)' || { echo "$(PYTHON) cannot be used: Python 3.11 or newer with its venv module is" \
-	  "needed. Name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' $(2)
+	@python=$(or $(PYTHON),$$(.ci/find_python $(2))) || { echo "No usable Python found: one of $(2) with its venv" \
+	  "module is needed. Install it (Debian: apt-get install python3-venv) or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || { echo "$$python cannot be used:" \
+	  "Python 3.11 or newer with its venv module is needed. Name another: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+	echo "$(1): $$($$python --version), $$python"; \
+	$$python -m venv --clear $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' $(3)
+	@for flag in $(QUICK_COMPILE); do \
+	  JAX_PLATFORMS=cpu XLA_FLAGS=$$flag $(1)/bin/python -c 'import jax; jax.devices()' >/dev/null 2>&1 && echo $$flag; \
+	done >$(1)/.quick_compile; test -s $(1)/.quick_compile
 	@touch $@
 endef
 
 .venv/.installed: setup.cfg pyproject.toml
-	$(call install,.venv,)
+	$(call install,.venv,$(VERSIONS),)
+
+.venv-oldest/.installed: setup.cfg pyproject.toml
+	$(call install,.venv-oldest,3.11 3.12 3.13,$(OLDEST))
 
 .venv-parity/.installed: setup.cfg pyproject.toml
-	$(call install,.venv-parity,torch==2.13.0 titans-pytorch==0.5.5)
+	$(call install,.venv-parity,$(VERSIONS),torch==2.13.0 titans-pytorch==0.5.5)
 
 test: .venv/.installed
-	$(PYTEST) $(ARGS)
+	$(call pytest,.venv) $(ARGS)
 
 test-fast: .venv/.installed
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(call pytest,.venv) -m "not slow" $(ARGS)
+
+test-oldest: .venv-oldest/.installed
+	$(call pytest,.venv-oldest) $(or $(ARGS),$(OLDEST_TESTS))
 
 lint: .venv/.installed
 	.venv/bin/ruff check .
@@ -72,12 +89,12 @@ train: .venv/.installed
 SCALE ?= 0.02
 notebooks: .venv/.installed
 	NOTEBOOK_SCALE=$(SCALE) $(if $(JAX_PLATFORMS),JAX_PLATFORMS=$(JAX_PLATFORMS)) \
-	  $(if $(filter 1,$(SCALE)),,XLA_FLAGS="$(QUICK_COMPILE) $(XLA_FLAGS)") \
+	  $(if $(filter 1,$(SCALE)),,XLA_FLAGS="$(call quick_compile,.venv)") \
 	  .venv/bin/python -m experiments.notebooks.check $(ARGS)
 
 parity: .venv-parity/.installed
 	JAX_PLATFORMS=cpu .venv-parity/bin/python -m pytest tests/parity $(ARGS)
 
 clean:
-	rm -rf .venv .venv-parity .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist titans_jax.egg-info
+	rm -rf .venv .venv-oldest .venv-parity .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist titans_jax.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,8 +27,10 @@ GRAD_F32 = 1e-4
 OUTPUT_BF16 = 3e-2
 # Gradients with bfloat16 activations against float32.
 GRAD_BF16 = 1e-1
-# A fused scan against lax.scan in float32, gradients included: the same operations in another program.
-FUSED_SCAN_F32 = 1e-6
+# A fused scan against lax.scan in float32, gradients included: the same operations in another program. Optimised, the
+# two agree to the last bit or nearly (1.5e-7). At the optimisation level of the suite XLA rounds the fusions of each
+# program in their own way: either is up to 3.9e-6 from the float64 result, on every JAX supported, and 5.3e-6 apart.
+FUSED_SCAN_F32 = 1e-5
 # A fused scan with bfloat16 inputs against lax.scan with the same: a gradient is rounded to 8 bits once or twice.
 FUSED_SCAN_BF16 = 1e-2
 # Agreement with an independent implementation in float32.

@@ -19,6 +19,7 @@ from absl import app, flags
 from flax import nnx
 from jax.extend.core import Literal
 
+from experiments.jax_versions import scan_counts
 from experiments.training.devices import single_kernel_loops
 from pallas_kernels.fused_scan.jaxprs import called
 from titans_jax import Titans, preset
@@ -106,7 +107,7 @@ def _walk(jaxpr: Any, varies: Sequence[bool], times: int, found: list[Any]) -> l
 
 def _scan_inputs(eqn: Any, body: Any, inputs: list[bool]) -> list[bool]:
     """Which inputs of a loop's body vary: a carry does that varies after any step."""
-    first, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    first, carries = scan_counts(eqn.params)
     while True:
         outputs = _walk(body, inputs, 0, [])[:carries]
         after = list(inputs)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from experiments.jax_versions import scan_counts
+
 #: Primitives that only call a jaxpr, and the parameter that holds it.
 _CALLS = {
     "jit": "jaxpr",
@@ -92,7 +94,7 @@ def _caller(closed: core.ClosedJaxpr) -> Callable[..., Any]:
 
 
 def _scan(params: dict[str, Any], inputs: list[Any]) -> Sequence[Any]:
-    consts, carries = params["num_consts"], params["num_carry"]
+    consts, carries = scan_counts(params)
 
     def body(carry: Any, x: Any) -> Any:
         out = _evaluate(params["jaxpr"], [*inputs[:consts], *carry, *x])

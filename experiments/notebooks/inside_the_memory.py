@@ -34,8 +34,12 @@ import os
 import shutil
 
 if importlib.util.find_spec("titans_jax") is None:  # in Colab, for example
-    tpu = any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
-    extra = "[cuda]" if shutil.which("nvidia-smi") else "[tpu]" if tpu else ""
+    extra = ""
+    if (
+        importlib.util.find_spec("jax") is None
+    ):  # an installed JAX stays, with what it has for its GPU or TPU
+        tpu = any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
+        extra = "[cuda]" if shutil.which("nvidia-smi") else "[tpu]" if tpu else ""
     repository = f"titans-jax{extra} @ git+https://github.com/titans-jax/titans-jax"
     # %pip install --quiet "{repository}" matplotlib
 

@@ -110,7 +110,7 @@ def test_a_full_disk_names_the_file_and_closes_all(tmp_path):
         metrics_file, board = log._writers
         if name == "_file":
             metrics_file._file.close()
-            metrics_file._file = Path("/dev/full").open("a")
+            metrics_file._file = Path("/dev/full").open("a")  # noqa: SIM115
         else:
             board._records.close()
             board._records = RecordWriter("/dev/full")

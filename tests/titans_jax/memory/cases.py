@@ -17,12 +17,6 @@ from titans_jax.memory.api import Execution
 
 BATCH, LENGTH, HEADS, WIDTH = 2, 12, 2, 3
 
-#: Compiling is nearly all that these tests do. This halves it or better, and what is computed is the same.
-COMPILE_FAST: dict[str, Any] = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-
 
 def gated_mlp(weights, x):
     """A network that the library does not know: SwiGLU, its weights a dict."""
@@ -203,7 +197,7 @@ def apply(case: Case, execution: Execution, inputs: Inputs, flags: Flags):
 @functools.cache
 def forward(case: Case, execution: Execution):
     """Compiled ``(inputs, flags) -> ((y, state), position)``."""
-    return jax.jit(functools.partial(apply, case, execution), compiler_options=COMPILE_FAST)
+    return jax.jit(functools.partial(apply, case, execution))
 
 
 @functools.cache
@@ -216,7 +210,7 @@ def forward_and_backward(case: Case, execution: Execution):
         )
         return results, position, pullback(cotangent)[0]
 
-    return jax.jit(run, compiler_options=COMPILE_FAST)
+    return jax.jit(run)
 
 
 def random_like(tree, seed: int):

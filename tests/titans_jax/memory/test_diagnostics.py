@@ -12,7 +12,6 @@ from tests import tolerances
 from tests.titans_jax.memory import oracle
 from tests.titans_jax.memory.cases import (
     BATCH,
-    COMPILE_FAST,
     HEADS,
     LENGTH,
     Case,
@@ -98,7 +97,7 @@ def test_the_diagnostics_equal_numpy(case):
         chunk=case.chunk,
     )
     options = {"mask": flags.mask, "reset": flags.reset, "initial": inputs.initial}
-    compiled = jax.jit(function, compiler_options=COMPILE_FAST)
+    compiled = jax.jit(function)
     actual = compiled(state, inputs.k, inputs.v, inputs.gates, **options)
     tolerances.assert_close(actual, in_numpy(case, inputs, flags), tolerances.OUTPUT_F64)
 
@@ -143,7 +142,7 @@ def compiled(config, freeze=False):
         found = layer.diagnostics(x, state, freeze=freeze, **flags)
         return *layer(x, state, freeze=freeze, **flags), found
 
-    return jax.jit(run, compiler_options=COMPILE_FAST)
+    return jax.jit(run)
 
 
 def sequence(seed=0):

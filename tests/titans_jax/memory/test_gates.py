@@ -174,7 +174,7 @@ def long_run(tile, dtype):
             keep.astype(dtype), eta.astype(dtype), theta.astype(dtype)
         )
 
-    return jax.jit(run, compiler_options=cases.COMPILE_FAST)
+    return jax.jit(run)
 
 
 def long_gates(name):

@@ -11,7 +11,7 @@ from flax import nnx
 
 from tests import tolerances
 from tests.titans_jax.memory import oracle
-from tests.titans_jax.memory.cases import COMPILE_FAST, Case, Inputs, gated_mlp
+from tests.titans_jax.memory.cases import Case, Inputs, gated_mlp
 from titans_jax.config import MemoryConfig
 from titans_jax.memory import Gates
 from titans_jax.memory.layer import HeadProjection, NeuralMemory
@@ -39,7 +39,7 @@ def compiled(graph):
     def run(parameters, x, state=None, *, mask=None, reset=None, prefix=None):
         return nnx.merge(graph, parameters)(x, state, mask=mask, reset=reset, prefix=prefix)
 
-    return jax.jit(run, compiler_options=COMPILE_FAST)
+    return jax.jit(run)
 
 
 def run(config, *args, **kwargs):
@@ -51,8 +51,7 @@ def run(config, *args, **kwargs):
 def start(graph):
     """Compiled ``(parameters, prefix) -> state`` before a sequence."""
     return jax.jit(
-        lambda parameters, prefix: nnx.merge(graph, parameters).init_state(BATCH, prefix),
-        compiler_options=COMPILE_FAST,
+        lambda parameters, prefix: nnx.merge(graph, parameters).init_state(BATCH, prefix)
     )
 
 
@@ -192,7 +191,7 @@ def test_gradients_of_all_parameters_are_those_token_by_token(network):
                 jnp.sum(jnp.sin(3 * leaf)) for leaf in (y, *jax.tree.leaves(state.memory[:2]))
             )
 
-        step = jax.jit(jax.value_and_grad(loss, (0, 1, 2)), compiler_options=COMPILE_FAST)
+        step = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
         value, (parameters, x_, prefix_) = step(parameters, x, prefix)
         return value, (dict(nnx.to_flat_state(parameters)), x_, prefix_)
 
