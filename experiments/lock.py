@@ -75,7 +75,7 @@ def lock(folder: epath.PathLike, what: str) -> Iterator[None]:
             time.sleep(SETTLE)
             if _holder(_read(path)).get("token") != mine["token"]:
                 raise _refusal(what, _read(path))
-        with _beating(path, mine["token"], write):
+        with _beating(path, str(mine["token"]), write):
             yield
 
 

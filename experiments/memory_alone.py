@@ -187,9 +187,8 @@ def relative_error(case: Case, p: dict[str, Any], data: tuple[jax.Array, ...]) -
     def gate(x):
         return jnp.broadcast_to(x, (BATCH, tokens, 1))
 
-    eta = jax.nn.sigmoid(p["eta"]) if case.momentum else None
-    theta = case.cap * jax.nn.sigmoid(p["theta"])
-    theta = theta * (1 - eta) if case.momentum else theta
+    eta = jax.nn.sigmoid(p["eta"])
+    theta = case.cap * jax.nn.sigmoid(p["theta"]) * ((1 - eta) if case.momentum else 1.0)
     gates = Gates.from_values(
         gate(jax.nn.sigmoid(p["alpha"])) if case.alpha else None,
         gate(eta) if case.momentum else None,
@@ -203,9 +202,9 @@ def relative_error(case: Case, p: dict[str, Any], data: tuple[jax.Array, ...]) -
         gain=p.get("gain"),
         base=p["weights"] if case.to_start else None,
     )
-    heads = (x[:, :, None] for x in (q, k, v))
+    q, k, v = (x[:, :, None] for x in (q, k, v))
     state = fresh_state(p["weights"], BATCH)
-    y, _ = memory_scan(rule, state, *heads, gates, chunk=case.chunk, aligned=True)
+    y, _ = memory_scan(rule, state, q, k, v, gates, chunk=case.chunk, aligned=True)
     y = y[:, :, 0] * jnp.exp(p["out"])
     return jnp.sum(asked[:, None] * (y - wanted) ** 2) / jnp.sum(asked[:, None] * wanted**2)
 

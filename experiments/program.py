@@ -13,6 +13,7 @@ it out, as does JAX_ENABLE_COMPILATION_CACHE=0. Reports on compilers (compile_re
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import platformdirs
@@ -43,7 +44,8 @@ def run(
             use_cache()
         return main(argv)
 
-    app.run(start, **({} if flags_parser is None else {"flags_parser": flags_parser}))
+    options: dict[str, Any] = {} if flags_parser is None else {"flags_parser": flags_parser}
+    app.run(start, **options)
 
 
 def keep_compiled(arguments: Sequence[str]) -> list[str]:

@@ -120,7 +120,9 @@ def run(
     return result | {"parameters": size, "cpu_seconds": time.process_time() - started}
 
 
-def _by_position(graph, parameters, bits, text, *, freeze: bool) -> list[float]:
+def _by_position(
+    graph: Any, parameters: Any, bits: Any, text: np.ndarray, *, freeze: bool
+) -> list[float]:
     model = nnx.merge(graph, parameters)
     options = {"freeze_memory": True} if freeze else {}
     read = jax.jit(functools.partial(bits, **options))

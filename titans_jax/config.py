@@ -161,11 +161,9 @@ class MemoryConfig:
             gain: gain of the "residual" network's norm, ``[H, 1, K]``.
             base: M_0, to which the memory decays with ``forget_to="start"``.
         """
-        network = self.network
-        if not callable(network):
-            network = MLPNetwork(network, self.depth, self.expansion)
+        kind = self.network
         return Rule(
-            network,
+            kind if callable(kind) else MLPNetwork(kind, self.depth, self.expansion),
             anchor=self.anchor,
             read=self.read,
             bound=self.bound,

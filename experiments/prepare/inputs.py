@@ -251,12 +251,11 @@ def _open_parquet(file: InputFile, column: str) -> Any:
         )
     kind = schema.field(column).type
     of = kind.value_type if pa.types.is_dictionary(kind) else kind
-    text_kinds = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
-    text_kinds += (
-        pa.string_view(),
-        pa.binary_view(),
-        pa.null(),
-    )  # a column of nulls has no other type
+    text_kinds = {
+        *(pa.string(), pa.large_string(), pa.string_view()),
+        *(pa.binary(), pa.large_binary(), pa.binary_view()),
+        pa.null(),  # a column of nulls has no other type
+    }
     if of not in text_kinds:
         raise ValueError(
             f"input file {file.name!r}: column {column!r} is of type {kind}; it must be text"

@@ -56,9 +56,10 @@ def read_fasta(path: str | Path) -> Iterator[tuple[str, bytes]]:
     with open(path, "rb") as opened:
         compressed = opened.read(2) == GZIP_MAGIC
     names: set[str] = set()
-    name, pieces = None, []
+    name: str | None = None
+    pieces: list[bytes] = []
 
-    def record() -> tuple[str, bytes]:
+    def record(name: str) -> tuple[str, bytes]:
         letters = b"".join(pieces)
         if not letters:
             raise ValueError(f"{path}: record {name!r} has no letters")
@@ -71,7 +72,7 @@ def read_fasta(path: str | Path) -> Iterator[tuple[str, bytes]]:
                     line = line.removeprefix(BYTE_ORDER_MARK)
                 if line.startswith(b">"):
                     if name is not None:
-                        yield record()
+                        yield record(name)
                     name, pieces = _record_name(line, path, number), []
                     if name in names:
                         raise ValueError(
@@ -91,7 +92,7 @@ def read_fasta(path: str | Path) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"{path}: its gzip is damaged or cut off ({error})") from error
     if name is None:
         raise ValueError(f"{path} is no FASTA: there is no record, a line that begins with '>'")
-    yield record()
+    yield record(name)
 
 
 def _record_name(line: bytes, path: Path, number: int) -> str:

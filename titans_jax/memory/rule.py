@@ -33,7 +33,7 @@ This file has the gradient twice: `surprise` by automatic differentiation, for t
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -78,13 +78,13 @@ class Rule:
         base: B, to which the memory decays where it forgets, a pytree of ``[H, ...]`` like the weights; None: zero.
     """
 
-    network: "MLPNetwork | NetworkFunction" = dataclasses.field(metadata={"static": True})
+    network: Any = dataclasses.field(metadata={"static": True})
     anchor: Anchor = dataclasses.field(default="chunk", metadata={"static": True})
     read: Read = dataclasses.field(default="after", metadata={"static": True})
     bound: Bound = dataclasses.field(default="none", metadata={"static": True})
     lower_step: float = dataclasses.field(default=1.0, metadata={"static": True})
-    gain: Float[Array, "H 1 K"] | None = None
-    base: PyTree | None = None
+    gain: Any = None
+    base: Any = None
 
     def __post_init__(self):
         for name, kind in (("anchor", Anchor), ("read", Read), ("bound", Bound)):
@@ -155,7 +155,7 @@ def surprise(
 
     z0, pullback = jax.vjp(product, anchor)
     value, g = jax.value_and_grad(loss)(z0)
-    factor = 1.0
+    factor: Any = 1.0
     if rule.bound == "gradient" and rule.bounded:
         factor = _step_factor(_squares(pullback(g)), value)
     curvature = 1.0 if rule.network.kind == "mlp" else _curvature(jnp.sum(g * g), value)
@@ -263,4 +263,5 @@ def _square(x: Array) -> Array:
 
 
 def _squares(tree: PyTree) -> Array:
-    return sum(jnp.sum(x * x) for x in jax.tree.leaves(tree))
+    total: Any = sum(jnp.sum(x * x) for x in jax.tree.leaves(tree))
+    return total

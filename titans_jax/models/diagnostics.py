@@ -6,13 +6,14 @@ given goes through that memory once more, by its `diagnostics`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import nnx
 
 from titans_jax.memory.diagnostics import Diagnostics
 from titans_jax.models.language_model import Titans
+from titans_jax.models.mixer import MemoryMixer
 from titans_jax.typing import Array, Bool, Flags, Int
 
 
@@ -40,8 +41,9 @@ def model_diagnostics(
 
     def layer(x: Array, layer_parameters: Any) -> tuple[Array, Diagnostics]:
         block = nnx.merge(graph, layer_parameters)
-        seen, prefix = block.mixer.memory_inputs(x, reset)
-        found = block.mixer.memory.diagnostics(seen, prefix=prefix, reset=reset)
+        mixer = cast(MemoryMixer, block.mixer)
+        seen, prefix = mixer.memory_inputs(x, reset)
+        found = mixer.memory.diagnostics(seen, prefix=prefix, reset=reset)
         return block(x, None, Flags(reset=reset))[0], found
 
     return jax.lax.scan(layer, model.embed(tokens), parameters)[1]

@@ -38,7 +38,7 @@ from titans_jax.fields import (
 )
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.models.block import Block
-from titans_jax.typing import Array, Float, Int
+from titans_jax.typing import Array, Flags, Float, Int
 
 Embedding = Literal["patches", "variates"]
 Mixer = Literal["lmm", "mac", "mag", "mal", "transformer"]
@@ -332,7 +332,7 @@ class Forecaster(nnx.Module):
         z = jnp.swapaxes(z, 1, 2).reshape(batch * variates, count, -1)
         after = []
         for block, before in zip(self.blocks, state, strict=True):
-            z, now = block(z, before, freeze_memory=freeze_memory)
+            z, now = block(z, before, Flags(freeze=freeze_memory))
             after.append(now)
         return tuple(after)
 
@@ -364,5 +364,5 @@ class Forecaster(nnx.Module):
 
 def _run(blocks: nnx.List, z: Array, state: Any, freeze: bool) -> Array:
     for index, block in enumerate(blocks):
-        z, _ = block(z, None if state is None else state[index], freeze_memory=freeze)
+        z, _ = block(z, None if state is None else state[index], Flags(freeze=freeze))
     return z

@@ -14,7 +14,7 @@ from titans_jax import RecurrenceConfig, TitansConfig
 from titans_jax.baselines.delta import DeltaTokens, delta_step
 from titans_jax.baselines.mixer import LAYERS
 from titans_jax.baselines.scan import chunk_scan
-from titans_jax.memory import Gates, MemoryState, MLPNetwork, memory_scan
+from titans_jax.memory import Gates, MemoryState, MLPNetwork, Rule, memory_scan
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -30,7 +30,7 @@ def test_the_delta_rule_is_the_linear_memory_at_chunk_1(gated):
     memory = MemoryState(weights, jax.tree.map(jnp.zeros_like, weights), weights, position)
     gates = Gates(log_keep if gated else None, None, keep * beta / 2)
     expected, after = memory_scan(
-        MLPNetwork("mlp", 1), memory, q, k, v / keep[..., None], gates, chunk=1
+        Rule(MLPNetwork("mlp", 1)), memory, q, k, v / keep[..., None], gates, chunk=1
     )
     assert np.abs(expected).max() > 0.1
     assert_close(y, expected, OUTPUT_F64)

@@ -20,7 +20,7 @@ from titans_jax.baselines.linear import (
     LinearTokens,
     linear_step,
 )
-from titans_jax.baselines.scan import _fused, chunk_scan
+from titans_jax.baselines.scan import chunk_scan
 from titans_jax.baselines.vector_decay import VectorDecayTokens, vector_decay_step
 
 BATCH, LENGTH, HEADS, KEYS, VALUES, CHUNK = 2, 21, 2, 3, 5, 8
@@ -118,14 +118,13 @@ def test_the_kernel_is_the_scan(kind):
     """Interpreted for a TPU, in float32."""
     step, carry, tokens = problem(kind, np.float32)
 
-    def run(grid_tokens, fused):
-        grid = jax.tree.map(lambda a: a[:, :16].reshape(BATCH, 2, 8, *a.shape[2:]), grid_tokens)
-        if fused:
-            return _fused(step, carry, grid, implementation="mosaic_tpu", interpret=True)[1]
-        return _fused(step, carry, grid, implementation="xla")[1]
+    def run(tokens, **options):
+        whole = jax.tree.map(lambda a: a[:, :16], tokens)
+        return chunk_scan(step, carry, whole, chunk=8, execution="fused", **options)[1]
 
-    actual = with_gradient(functools.partial(run, fused=True), (tokens,))
-    expected = with_gradient(functools.partial(run, fused=False), (tokens,))
+    kernel = functools.partial(run, implementation="mosaic_tpu", interpret=True)
+    actual = with_gradient(kernel, (tokens,))
+    expected = with_gradient(functools.partial(run, implementation="xla"), (tokens,))
     assert_close(actual, expected, FUSED_SCAN_F32)
 
 

@@ -11,8 +11,8 @@ from pallas_kernels import fused_scan
 from tests import tolerances
 from tests.titans_jax.models.tiny_models import CHUNK, moved, random_tokens, tiny_config
 from titans_jax.config import MemoryConfig
-from titans_jax.memory import fused
 from titans_jax.models import Titans, next_token_loss
+from titans_jax.tiles import scan
 
 
 def loss_and_gradients(name, execution):
@@ -43,7 +43,7 @@ def test_the_kernel_changes_nothing(name, monkeypatch):
         calls.append(args)
         return fused_scan(*args, **options, implementation="mosaic_tpu", interpret=True)
 
-    monkeypatch.setattr(fused, "fused_scan", functools.wraps(fused_scan)(kernel))
+    monkeypatch.setattr(scan, "fused_scan", functools.wraps(fused_scan)(kernel))
     actual = loss_and_gradients(name, "fused")
     assert calls
     tolerances.assert_close(actual[0], expected[0], tolerances.OUTPUT_F32)
