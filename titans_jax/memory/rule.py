@@ -144,8 +144,8 @@ def surprise(
     """
     if not rule.dense:
         value, u = jax.value_and_grad(lambda m: jnp.sum((rule.network(m, k) - v) ** 2))(anchor)
-        factor = _step_factor(_squares(u), value) if rule.bounded else 1.0
-        return value, jax.tree.map(lambda x: factor * x, u)
+        shrink = _step_factor(_squares(u), value) if rule.bounded else 1.0
+        return value, jax.tree.map(lambda x: shrink * x, u)
 
     def product(weights):
         return last_product(rule.network, weights, k[None])
@@ -232,8 +232,9 @@ def gradient_factors(
         factor = 1.0 / jnp.maximum(square, 1.0)
     if rule.anchor == "token":
         now, coupling = current(inputs[-1])
+        step: Any = 2.0
         if curvature is None:
-            error, step = 2.0 * (now - v), 2.0
+            error = 2.0 * (now - v)
         else:
             error, step = error + 2.0 * curvature * (now - z), 2.0 * curvature
         if factor is not None:
