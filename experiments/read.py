@@ -46,28 +46,28 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
-    workdir, path = Path(flags.FLAGS.workdir), Path(flags.FLAGS.input)
+    given = flags.FLAGS
+    workdir, path = Path(given.workdir).expanduser(), Path(given.input).expanduser()
+    kept = None if given.save_memory is None else Path(given.save_memory).expanduser()
     try:
-        trained = load_trained(workdir, flags.FLAGS.tokenizer)
+        trained = load_trained(workdir, given.tokenizer)
         model, size = trained.model, text_size(path)
         if not size:
             raise ValueError(f"--input={path} is empty")
-        if flags.FLAGS.save_memory and not Path(flags.FLAGS.save_memory).absolute().parent.is_dir():
-            raise FileNotFoundError(
-                f"--save_memory={flags.FLAGS.save_memory}: there is no such folder"
-            )
+        if kept and not kept.absolute().parent.is_dir():
+            raise FileNotFoundError(f"--save_memory={kept}: there is no such folder")
         # Full attention keeps every token. A text has at most one per byte, and what starts it.
         stream = (
-            load_memory(flags.FLAGS.memory, model)
-            if flags.FLAGS.memory
-            else start_stream(model, max_length=size + 1 + flags.FLAGS.room)
+            load_memory(given.memory, model)
+            if given.memory
+            else start_stream(model, max_length=size + 1 + given.room)
         )
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
 
     nats, count, started = 0.0, 0, time.perf_counter()
-    options = {"freeze_memory": flags.FLAGS.freeze_memory}
-    if not flags.FLAGS.memory:
+    options = {"freeze_memory": given.freeze_memory}
+    if not given.memory:
         _, stream = score(model, [trained.tokenizer.start_token], stream, **options)
     for tokens in _tokens(path, trained.tokenizer):
         (losses,), stream = score(model, tokens, stream, **options)
@@ -79,11 +79,11 @@ def main(argv: Sequence[str]) -> None:
             flush=True,
         )
     print(f"{nats / size / math.log(2):.4f} bits per byte of {size:,} bytes in {path}")
-    if flags.FLAGS.save_memory:
-        save_memory(stream, flags.FLAGS.save_memory, model, source=os.fspath(workdir.absolute()))
+    if kept:
+        save_memory(stream, kept, model, source=os.fspath(workdir.absolute()))
         print(
-            f"kept in {flags.FLAGS.save_memory}: {Path(flags.FLAGS.save_memory).stat().st_size:,} bytes\n"
-            f'  python -m experiments.sample --memory={flags.FLAGS.save_memory} --prompt="..."'
+            f"kept in {kept}: {kept.stat().st_size:,} bytes\n"
+            f'  python -m experiments.sample --memory={kept} --prompt="..."'
         )
 
 

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         if not (flags.FLAGS.workdir or flags.FLAGS.memory):
             raise ValueError("give --workdir=DIR, the run to sample from, or --memory=FILE")
         trained = load_trained(
-            Path(flags.FLAGS.workdir or memory_source(flags.FLAGS.memory or "")),
+            Path(flags.FLAGS.workdir or memory_source(flags.FLAGS.memory or "")).expanduser(),
             flags.FLAGS.tokenizer,
         )
         sampling = Sampling(

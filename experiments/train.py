@@ -345,7 +345,7 @@ def main(argv: Sequence[str]) -> None:
             config = train_config(flags.FLAGS.config)
             split_cpu(config.cpu_devices)
             join_processes(config)
-            folder = epath.Path(flags.FLAGS.workdir)
+            folder = epath.Path(flags.FLAGS.workdir).expanduser()
             stack.enter_context(work_alone(folder))
             prepared = prepare(config, folder)
         except (ValueError, OSError, ImportError) as error:

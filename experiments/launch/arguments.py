@@ -1,6 +1,10 @@
 """What both launching programs take: an action, where to run, what to train."""
 
 import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -50,6 +54,30 @@ def training_arguments(config: str, workdir: str, more: Sequence[str]) -> list[s
     return [f"--config={config}", f"--workdir={workdir}", "--config.distributed=True", *more]
 
 
+def check_config(arguments: Sequence[str]) -> None:
+    """Has the config read as training will, before anything is rented; in a process of its own, which needs JAX.
+
+    Args:
+      arguments: of training, without its workdir.
+
+    Raises:
+      LaunchError: the file, or a value, cannot work.
+    """
+    if importlib.util.find_spec("jax") is None:
+        print("the config is not checked: there is no JAX here", flush=True)
+        return
+    found = subprocess.run(
+        [sys.executable, "-m", "experiments.training.check", *arguments],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        said = (found.stderr or found.stdout).strip().removeprefix("error: ")
+        raise LaunchError(f"the config cannot train: {said}")
+
+
 def launch(steps: Callable[[str, list[str]], Sequence[Command | Wait]]) -> None:
     """Runs a program whose flags are defined; errors end it with one message.
 
@@ -68,6 +96,7 @@ def launch(steps: Callable[[str, list[str]], Sequence[Command | Wait]]) -> None:
                 if not values.config or not values.workdir:
                     raise LaunchError(f"{action} needs --config and --workdir")
                 training = training_arguments(values.config, values.workdir, more)
+                check_config([a for a in training if not a.startswith("--workdir=")])
                 if not values.dry_run:
                     check_committed(values.config)
             commands.run(steps(action, training), dry_run=values.dry_run)

@@ -60,7 +60,7 @@ def work_alone(folder: epath.PathLike) -> Iterator[None]:
       ValueError: another run is at work there.
       OSError: it cannot be written.
     """
-    folder = epath.Path(folder)
+    folder = epath.Path(folder).expanduser()
     if not is_first():
         yield
         return
@@ -82,7 +82,7 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
       ValueError: the folder belongs to a run with another config; names each field with both values.
       OSError: it cannot be written, or is not the same folder for all processes.
     """
-    folder = epath.Path(folder)
+    folder = epath.Path(folder).expanduser()
     path = folder / "config.json"
     flat = json.loads(json.dumps(flatten(config), default=_named))
     if path.exists():

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 
 from experiments.launch import commands, source, tpu_vm, xpk
-from experiments.launch.arguments import training_arguments
+from experiments.launch.arguments import check_config, training_arguments
 from experiments.launch.commands import Command, LaunchError, Wait
 from experiments.launch.fetch import fetch
 
@@ -412,3 +412,19 @@ def test_detached_start(tmp_path):
             break
         time.sleep(0.1)
     assert "exit code 75" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config.steps=-1", "config.steps=-1: must be a positive integer"),
+        ("--config.model.dmi=64", "--config.model.dmi: no such field"),
+        ("--config=experiments/configs/nowhere.py", "nowhere.py"),
+    ],
+)
+def test_a_config_that_cannot_train_is_refused_before_anything_is_rented(argument, said):
+    arguments = [f"--config={CONFIG}", argument]
+    with pytest.raises(LaunchError, match="the config cannot train") as error:
+        check_config(arguments[-1:] if argument.startswith("--config=") else arguments)
+    assert said in str(error.value)
+    check_config([f"--config={CONFIG}", "--config.steps=3"])
