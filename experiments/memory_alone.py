@@ -9,12 +9,15 @@ on sequences that it was not trained on. Three tasks:
     map     a random nonlinear function per sequence, from points of an 8-dimensional subspace
 
     python -m experiments.memory_alone --cases="zipf depth=2 chunk=64; zipf depth=1 chunk=64 anchor=chunk"
+
+With --output=FILE.jsonl the results go to that file too, and FILE.md has the table of all that it holds.
 """
 
 import dataclasses
 import functools
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -256,13 +259,38 @@ def parse(text: str) -> Case:
     return Case(**values)
 
 
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table of results, of each case what differs from the defaults.
+
+    Args:
+        rows: from `run`.
+    """
+    plain = dataclasses.asdict(Case())
+    lines = [
+        "Relative error of what a memory alone recalls, lower is better, and the total step, eta and alpha of a token "
+        "that it learned. Made by `python -m experiments.memory_alone`.",
+        "",
+        "| task | differs from the defaults | error | step | eta | alpha |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        case = row["case"]
+        other = [f"{k} {v}" for k, v in case.items() if k != "task" and v != plain[k]]
+        lines.append(
+            f"| {case['task']} | {', '.join(other) or 'nothing'} | {row['error']:.3f} | {row['step']:.3f} | "
+            f"{row['eta']:.2f} | {row['alpha']:.1e} |"
+        )
+    defaults = ", ".join(f"{k} {v}" for k, v in plain.items() if k != "task")
+    return "\n".join([*lines, "", f"Defaults: {defaults}."]) + "\n"
+
+
 def main(argv: list[str]) -> None:
     """Runs the cases that are asked for."""
     del argv
-    for text in FLAGS.cases.split(";"):
-        result = run(parse(text.strip()))
+    for text in filter(None, map(str.strip, FLAGS.cases.split(";"))):
+        result = run(parse(text))
         print(
-            f"{text.strip():70s} untrained {result['untrained']:6.3f} error {result['error']:.3f} | step "
+            f"{text:70s} untrained {result['untrained']:6.3f} error {result['error']:.3f} | step "
             f"{result['step']:.4f} eta {result['eta']:.2f} alpha {result['alpha']:.1e} out {result['out']:.2f} "
             f"({result['cpu_seconds']:.0f} s)",
             flush=True,
@@ -270,6 +298,10 @@ def main(argv: list[str]) -> None:
         if FLAGS.output:
             with open(FLAGS.output, "a") as file:
                 file.write(json.dumps(result) + "\n")
+    if FLAGS.output:
+        results = Path(FLAGS.output)
+        rows = [json.loads(line) for line in results.read_text().splitlines()]
+        results.with_suffix(".md").write_text(page(rows))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ or another variant with as many parameters; all have the same tokens and optimiz
 
     python -m experiments.reading_on --train="train_*.txt" --held_out=valid_1661.txt \
         --cases="lmm; lmm anchor=token step_scale=1 step_bias=-2 weights_start=features; gated_deltanet"
+
+With --output=FILE.jsonl the results go to that file too, and FILE.md has the table of all that it holds.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ import itertools
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -156,26 +159,53 @@ def _bytes(pattern: str) -> np.ndarray:
     return np.concatenate([np.fromfile(file, np.uint8) for file in files])
 
 
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table of results.
+
+    Args:
+        rows: of the output file.
+    """
+    ranges = [f"{a:,}-{b:,}" for a, b in itertools.pairwise(POSITIONS)]
+    lines = [
+        f"Bits per byte of a held-out book by models that were trained in windows of {WINDOW} bytes: in such windows, "
+        "and in one reading by position. Made by `python -m experiments.reading_on`.",
+        "",
+        f"| model | seed | steps | windows | {' | '.join(ranges)} | last, frozen |",
+        "|---" * (5 + len(ranges)) + "|",
+    ]
+    for row in rows:
+        frozen = "" if row["frozen"] is None else f"{row['frozen'][-1]:.3f}"
+        reading = " | ".join(f"{bits:.3f}" for bits in row["reading"])
+        lines.append(
+            f"| {row['case']} | {row['seed']} | {row['steps']} | {row['windows']:.3f} | {reading} | {frozen} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: list[str]) -> None:
     """Runs the cases that are asked for."""
     del argv
     train, held_out = _bytes(FLAGS.train), _bytes(FLAGS.held_out)
-    for text in FLAGS.cases.split(";"):
-        variant, memory = parse(text.strip())
+    for text in filter(None, map(str.strip, FLAGS.cases.split(";"))):
+        variant, memory = parse(text)
         config = model_of(variant, memory)
         for seed in range(FLAGS.seed, FLAGS.seed + FLAGS.seeds):
             result = run(config, train, held_out, FLAGS.steps, FLAGS.rate, seed)
             print(
-                f"{text.strip()} | seed {seed} windows {result['windows']:.3f} reading "
+                f"{text} | seed {seed} windows {result['windows']:.3f} reading "
                 + " ".join(f"{x:.3f}" for x in result["reading"])
                 + (f" frozen {result['frozen'][-1]:.3f}" if result["frozen"] else "")
                 + f" ({result['cpu_seconds']:.0f} s)",
                 flush=True,
             )
             if FLAGS.output:
-                row = {"case": text.strip(), "seed": seed, "steps": FLAGS.steps, "rate": FLAGS.rate}
+                row = {"case": text, "seed": seed, "steps": FLAGS.steps, "rate": FLAGS.rate}
                 with open(FLAGS.output, "a") as file:
                     file.write(json.dumps(row | result) + "\n")
+    if FLAGS.output:
+        results = Path(FLAGS.output)
+        rows = [json.loads(line) for line in results.read_text().splitlines()]
+        results.with_suffix(".md").write_text(page(rows))
 
 
 if __name__ == "__main__":

@@ -24,3 +24,11 @@ def test_a_page_is_made_from_its_json(path):
     results = json.loads(path.read_text(encoding="utf-8"))
     assert report.markdown(results) == path.with_suffix(".md").read_text(encoding="utf-8")
     assert path.with_suffix(".png").exists()
+
+
+@pytest.mark.parametrize("name", ["memory_alone", "reading_on"])
+def test_a_table_of_pilots_is_made_from_its_lines(name):
+    module = importlib.import_module(f"experiments.{name}")
+    for path in (RESULTS / name).glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        assert module.page(rows) == path.with_suffix(".md").read_text(encoding="utf-8")
