@@ -14,7 +14,7 @@ from titans_jax.baselines.retnet import Retention
 from titans_jax.baselines.ttt import TTTMLP, TTTLinear
 from titans_jax.config import TitansConfig
 from titans_jax.layers.norms import RMSNorm
-from titans_jax.typing import Array, Flags, Float
+from titans_jax.typing import NO_FLAGS, Array, Flags, Float
 
 LAYERS: dict[str, Any] = {
     "linear_attention": LinearAttention,
@@ -50,8 +50,8 @@ class RecurrentMixer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: Any,
-        flags: Flags,
+        state: Any = None,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """Adds the recurrence's outputs to the residual stream.
 

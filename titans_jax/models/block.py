@@ -18,7 +18,7 @@ from titans_jax.models.mag import MemoryAsGate
 from titans_jax.models.mal import MemoryAsLayer
 from titans_jax.models.mixer import Mixer
 from titans_jax.models.transformer import TransformerAttention
-from titans_jax.typing import Array, Flags, Float
+from titans_jax.typing import NO_FLAGS, Array, Flags, Float
 
 #: Sequence layers (mixer.py) by variant.
 MIXERS: dict[str, Callable[..., Mixer]] = {
@@ -58,8 +58,8 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: Any,
-        flags: Flags,
+        state: Any = None,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """Applies the block.
 

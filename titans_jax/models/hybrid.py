@@ -18,7 +18,7 @@ from titans_jax.config import TitansConfig
 from titans_jax.layers.feed_forward import SwiGLU
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.models.transformer import TransformerAttention
-from titans_jax.typing import Array, Flags, Float
+from titans_jax.typing import NO_FLAGS, Array, Flags, Float
 
 
 class Hybrid(nnx.Module):
@@ -58,8 +58,8 @@ class Hybrid(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: tuple[Any, ...] | None,
-        flags: Flags,
+        state: tuple[Any, ...] | None = None,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], tuple[Any, ...]]:
         """Applies the round.
 

@@ -11,7 +11,7 @@ from titans_jax.config import TitansConfig
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
-from titans_jax.typing import Array, Flags, Float, TokenFlags
+from titans_jax.typing import NO_FLAGS, Array, Flags, Float, TokenFlags
 
 
 class LongTermMemory(nnx.Module):
@@ -50,8 +50,8 @@ class LongTermMemory(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: NeuralMemoryState | None,
-        flags: Flags,
+        state: NeuralMemoryState | None = None,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], NeuralMemoryState]:
         """Adds the memory's outputs to the residual stream.
 

@@ -48,7 +48,7 @@ from titans_jax.memory.layer import HeadProjection, NeuralMemory, NeuralMemorySt
 from titans_jax.models.combine import GatedCombination
 from titans_jax.placement import by_sequences
 from titans_jax.registry import registered
-from titans_jax.typing import Array, Bool, FastWeights, Flags, Float, Int, TokenFlags
+from titans_jax.typing import NO_FLAGS, Array, Bool, FastWeights, Flags, Float, Int, TokenFlags
 
 #: Where the attention's gain g starts.
 ATTENTION_GAIN = 0.1
@@ -131,8 +131,8 @@ class MemoryAsContext(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: MACState | None,
-        flags: Flags,
+        state: MACState | None = None,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], MACState]:
         """Adds the gated attention to the residual stream.
 

@@ -18,7 +18,7 @@ from titans_jax.layers.self_attention import AttentionState, SelfAttention
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
 from titans_jax.models.combine import GatedCombination
 from titans_jax.registry import registered
-from titans_jax.typing import Array, Flags, Float, TokenFlags
+from titans_jax.typing import NO_FLAGS, Array, Flags, Float, TokenFlags
 
 
 @registered
@@ -65,8 +65,8 @@ class MemoryAsGate(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: MAGState | None,
-        flags: Flags,
+        state: MAGState | None = None,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], MAGState]:
         """Adds the gated attention to the residual stream.
 

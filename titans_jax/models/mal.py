@@ -16,7 +16,7 @@ from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.self_attention import AttentionState, SelfAttention
 from titans_jax.memory.layer import NeuralMemory, NeuralMemoryState
 from titans_jax.registry import registered
-from titans_jax.typing import Array, Flags, Float, TokenFlags
+from titans_jax.typing import NO_FLAGS, Array, Flags, Float, TokenFlags
 
 
 @registered
@@ -64,8 +64,8 @@ class MemoryAsLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: MALState | None,
-        flags: Flags,
+        state: MALState | None = None,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], MALState]:
         """Adds the memory's outputs, then the attention's, to the residual stream.
 

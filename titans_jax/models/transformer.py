@@ -13,7 +13,7 @@ from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm
 from titans_jax.layers.persistent import PersistentTokens
 from titans_jax.layers.self_attention import AttentionState, SelfAttention
-from titans_jax.typing import Array, Flags, Float
+from titans_jax.typing import NO_FLAGS, Array, Flags, Float
 
 
 class TransformerAttention(nnx.Module):
@@ -41,8 +41,8 @@ class TransformerAttention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        state: AttentionState | None,
-        flags: Flags,
+        state: AttentionState | None = None,
+        flags: Flags = NO_FLAGS,
     ) -> tuple[Float[Array, "B T D"], AttentionState]:
         """Adds the attention's outputs to the residual stream.
 
