@@ -136,9 +136,9 @@ def module(config):
 @functools.cache
 def compiled(config, freeze=False):
     """Compiled ``(x, state, mask=, reset=, prefix=) -> (outputs, state, diagnostics)``."""
+    layer = module(config)
 
     def run(x, state=None, **flags):
-        layer = module(config)
         found = layer.diagnostics(x, state, freeze=freeze, **flags)
         return *layer(x, state, freeze=freeze, **flags), found
 
