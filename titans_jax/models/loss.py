@@ -55,7 +55,7 @@ def _sums(
     targets, mask = batch["targets"], batch["loss_mask"]
     chosen = jnp.sum(jnp.where(ids == targets[..., None], logits, 0), axis=-1)
     known = (targets >= 0) & (targets < logits.shape[-1])
-    chosen = jnp.where(known | ~mask, chosen, jnp.nan)
+    chosen = jnp.where(known | (mask == 0), chosen, jnp.nan)
     counts = mask.astype(logits.dtype)
     nats = (jax.nn.logsumexp(logits, axis=-1) - chosen) * counts
     return jnp.sum(nats), jnp.sum(counts)

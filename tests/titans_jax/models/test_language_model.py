@@ -153,6 +153,9 @@ def test_loss_is_the_mean_over_the_targets_that_count():
     chosen = np.take_along_axis(probabilities, np.asarray(targets)[..., None], axis=-1)[..., 0]
     assert_close(loss, -np.log(chosen)[np.asarray(mask)].mean(), OUTPUT_F64)
     assert (aux["loss"], aux["tokens"]) == (loss, mask.sum())
+    weights = jnp.where(mask, 0.5, 0.0)  # a mask may weigh: the mean does not change with a factor
+    weighed, _ = next_token_loss(model, batch | {"loss_mask": weights})
+    assert_close(weighed, loss, OUTPUT_F64)
     nothing = batch | {"loss_mask": jnp.zeros_like(mask)}
     assert next_token_loss(model, nothing)[0] == 0
 
