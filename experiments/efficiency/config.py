@@ -30,7 +30,7 @@ class EfficiencyConfig:
     """
 
     models: tuple[str, ...] = field(
-        ("lmm", "mac", "mag", "mal", "transformer", "transformer_window"), several(string)
+        ("lmm", "mac", "mag", "mal", "transformer", "transformer_window"), several(string, least=0)
     )
     model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
     vocab_size: int = field(256, positive_int)
