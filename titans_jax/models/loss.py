@@ -22,8 +22,8 @@ def next_token_loss(
 
     Args:
         model: the language model.
-        batch: "inputs" and "targets", token ids [B T]; "loss_mask", [B T], True at targets that count, or their weights;
-            and, where documents are packed, "reset", bool [B T], True where a document starts. What stands in
+        batch: "inputs" and "targets", token ids [B T]; "loss_mask", [B T], True at targets that count, or their
+            weights; and, where documents are packed, "reset", bool [B T], True where a document starts. What stands in
             place of a target that does not count does not matter.
 
     Returns:
