@@ -21,7 +21,7 @@ def bigram(tokens, state=None, **options):
     return TABLE[tokens] + jnp.cumsum(jnp.ones(tokens.shape), 1)[..., None] * TABLE[0], state
 
 
-bigram.config = types.SimpleNamespace(vocab_size=TOKENIZER.vocab_size)
+bigram.config = types.SimpleNamespace(vocab_size=TOKENIZER.vocab_size)  # type: ignore[attr-defined]
 
 
 def test_alphabet():
