@@ -305,14 +305,21 @@ def train_config(config: ConfigDict) -> TrainConfig:
 def from_flat(flat: dict[str, Any]) -> TrainConfig:
     """Returns the config that `flatten` made {"model.dim": 128, ...} of."""
     nested: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, value in completed(flat).items():
         *groups, last = name.split(".")
         inner = nested
         for group in groups:
             inner = inner.setdefault(group, {})
         inner[last] = value
-    nested["model"]["memory"] = memory_fields(nested["model"]["memory"])
     return _from_flags(TrainConfig, nested, "config")
+
+
+def completed(flat: dict[str, Any]) -> dict[str, Any]:
+    """A run's config, from `flatten`, with the fields of the memory that files of version 0.1 do not have."""
+    prefix = "model.memory."
+    memory = {n.removeprefix(prefix): v for n, v in flat.items() if n.startswith(prefix)}
+    rest = {name: value for name, value in flat.items() if not name.startswith(prefix)}
+    return rest | {prefix + name: value for name, value in memory_fields(memory).items()}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

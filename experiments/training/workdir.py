@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from experiments.lock import lock
-from experiments.training.config import TrainConfig, flatten
+from experiments.training.config import TrainConfig, completed, flatten
 from experiments.training.processes import is_first, say
 
 # What may change between one start and the next without making another run of it. `steps` may only grow (a longer run);
@@ -71,7 +71,7 @@ def work_alone(folder: epath.PathLike) -> Iterator[None]:
             stack.enter_context(lock(folder, f"--workdir={folder}"))
         yield
     if new and not is_url(folder):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # the latter is etils' word for a folder with files
             folder.rmdir()  # nothing was put there
 
 
@@ -86,7 +86,7 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
     path = folder / "config.json"
     flat = json.loads(json.dumps(flatten(config), default=_named))
     if path.exists():
-        saved = _read(path)
+        saved = completed(_read(path))
         differing = [
             f"  config.{name}: {saved.get(name, 'absent')!r} in the workdir, {flat.get(name, 'absent')!r} given"
             for name in sorted(saved.keys() | flat.keys())

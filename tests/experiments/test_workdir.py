@@ -100,3 +100,18 @@ def test_a_url_stays_one(tmp_path, monkeypatch):
     Checkpoints("gs://bucket/run/checkpoints", every=1, keep=2)
     Checkpoints("runs/mac/checkpoints", every=1, keep=2)
     assert folders == ["gs://bucket/run/checkpoints", f"{tmp_path}/runs/mac/checkpoints"]
+
+
+def test_a_run_of_version_0_1_goes_on(tmp_path):
+    """Its config has `bound_step` and none of the memory's later fields; another value is still another run."""
+    config = tiny_config(tmp_path)
+    open_workdir(tmp_path / "run", config)
+    path = tmp_path / "run/config.json"
+    later = ("anchor", "bound", "lower_step", "forget_to", "forget_bias", "weights_start")
+    saved = json.loads(path.read_text())
+    old = {n: v for n, v in saved.items() if n.removeprefix("model.memory.") not in later}
+    path.write_text(json.dumps(old | {"model.memory.bound_step": True}))
+    open_workdir(tmp_path / "run", config)
+    path.write_text(json.dumps(old | {"model.memory.bound_step": False}))
+    with pytest.raises(ValueError, match=r"config.model.memory.bound: 'none' in the workdir"):
+        open_workdir(tmp_path / "run", config)
