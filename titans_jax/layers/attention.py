@@ -106,7 +106,15 @@ def attend(
 def init_window_state(
     batch_size: int, window: int, num_heads: int, head_dim: int, dtype: jax.typing.DTypeLike
 ) -> WindowState:
-    """The state of a stream before its first token: nothing is visible."""
+    """The state of a stream before its first token: nothing is visible.
+
+    Args:
+        batch_size: B.
+        window: W.
+        num_heads: H.
+        head_dim: K.
+        dtype: of keys and values.
+    """
     empty = jnp.zeros((batch_size, window, num_heads, head_dim), dtype)
     return WindowState(empty, empty, jnp.zeros((batch_size, window), jnp.bool_))
 
@@ -224,7 +232,15 @@ def _banded_attention(
 def init_full_state(
     batch_size: int, max_length: int, num_heads: int, head_dim: int, dtype: jax.typing.DTypeLike
 ) -> FullState:
-    """An empty cache for streams of at most `max_length` tokens."""
+    """An empty cache for streams of at most `max_length` tokens.
+
+    Args:
+        batch_size: B.
+        max_length: tokens that the cache has room for.
+        num_heads: H.
+        head_dim: K.
+        dtype: of keys and values.
+    """
     empty = jnp.zeros((batch_size, num_heads, max_length, head_dim), dtype)
     visible = jnp.zeros((batch_size, max_length), jnp.bool_)
     return FullState(empty, empty, visible, jnp.zeros((batch_size,), jnp.int32))

@@ -35,7 +35,13 @@ def runs(
     """Whether cuDNN attends for these queries, by its own account.
 
     Args:
-        q, rotated_q, rotated_keys, values, visible, prefix_keys, prefix_values: as for `attend`.
+        q: as for `attend`, as are the others.
+        rotated_q: likewise.
+        rotated_keys: likewise.
+        values: likewise.
+        visible: likewise.
+        prefix_keys: likewise.
+        prefix_values: likewise.
     """
     if q.dtype not in (jnp.float16, jnp.bfloat16) or q.shape[-3] < FEWEST_QUERIES:
         return False

@@ -97,7 +97,12 @@ def _write(old: Array, slots: Int[Array, "B M"], new: Array) -> Array:
 
 
 def scores(q: Float[Array, "B H K"], cache: Cache) -> Float[Array, "N S"]:
-    """Products of one query per sequence, rotated, with its keys, in float32 at least."""
+    """Products of one query per sequence, rotated, with its keys, in float32 at least.
+
+    Args:
+        q: queries.
+        cache: with the keys.
+    """
     keys = cache.keys.astype(q.dtype)
     flat = q.reshape(keys.shape[0], q.shape[-1])
     return jnp.einsum("nk,nsk->ns", flat, keys, preferred_element_type=statistics_dtype(q.dtype))
@@ -234,7 +239,11 @@ def decoding_state(state: Any, rope_base: float) -> Any:
 
 
 def stream_state(state: Any) -> Any:
-    """The inverse of `decoding_state`."""
+    """The inverse of `decoding_state`.
+
+    Args:
+        state: from `decoding_state`.
+    """
 
     def convert(node: Any) -> Any:
         if isinstance(node, RingState):
@@ -256,7 +265,11 @@ def stream_state(state: Any) -> Any:
 
 
 def segment_cache(cache: SegmentCache) -> Cache:
-    """Slots of what was recalled, then those of the tokens."""
+    """Slots of what was recalled, then those of the tokens.
+
+    Args:
+        cache: of a running segment, as a stream keeps it.
+    """
     keys, values = (
         x.reshape(x.shape[0] * x.shape[1], -1, x.shape[-1]) for x in (cache.keys, cache.values)
     )
@@ -264,7 +277,11 @@ def segment_cache(cache: SegmentCache) -> Cache:
 
 
 def segment_cache_back(cache: Cache) -> SegmentCache:
-    """The inverse of `segment_cache`."""
+    """The inverse of `segment_cache`.
+
+    Args:
+        cache: from `segment_cache`.
+    """
     batch, size = cache.visible.shape
     shape = (batch, -1, 2, size // 2, cache.keys.shape[-1])
     keys, values = (x.reshape(shape) for x in (cache.keys, cache.values))

@@ -96,5 +96,12 @@ class CausalConv(nnx.Module):
         reset: Bool[Array, "B T"] | None = None,
         mask: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B w-1 D"]]:
-        """Returns the outputs and the new tail, see `causal_convolution`."""
+        """Returns the outputs and the new tail, see `causal_convolution`.
+
+        Args:
+            x: inputs.
+            tail: the stream's last w - 1 inputs; zeros at its start.
+            reset: True where a document starts: nothing before it is seen.
+            mask: False for padding, which counts as zeros.
+        """
         return causal_convolution(x, self.kernel[...], tail, reset, mask)

@@ -35,5 +35,9 @@ class SwiGLU(nnx.Module):
         self.down = linear(hidden, dim, dtype, scale=residual_scale, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Applies the layer to every token."""
+        """Applies the layer to every token.
+
+        Args:
+            x: inputs.
+        """
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

@@ -17,7 +17,11 @@ L2_EPSILON = 1e-6
 
 
 def statistics_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
-    """The dtype of statistics and parameters for activations in `dtype`: at least float32."""
+    """The dtype of statistics and parameters for activations in `dtype`: at least float32.
+
+    Args:
+        dtype: of the activations.
+    """
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -41,6 +45,9 @@ def l2_normalise(x: Float[Array, "... K"]) -> Float[Array, "... K"]:
 
     The epsilon is inside the root: a zero vector maps to zero, and its gradient is finite. It takes
     5e-7 off a unit vector's length.
+
+    Args:
+        x: vectors along the last axis.
     """
     wide = x.astype(statistics_dtype(x.dtype))
     inverse = jax.lax.rsqrt(jnp.sum(jnp.square(wide), axis=-1, keepdims=True) + L2_EPSILON)
@@ -62,5 +69,9 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((dim,), statistics_dtype(dtype)))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Normalises `x` over its last axis, see `rms_norm`."""
+        """Normalises `x` over its last axis, see `rms_norm`.
+
+        Args:
+            x: inputs.
+        """
         return rms_norm(x, self.scale[...])

@@ -53,13 +53,21 @@ class AttentionProjections(nnx.Module):
         self.value = linear(dim, dim, dtype, rngs=rngs)
 
     def queries(self, x: Float[Array, "... D"]) -> Float[Array, "... H K"]:
-        """Queries of every token."""
+        """Queries of every token.
+
+        Args:
+            x: inputs.
+        """
         return self.query_norm(self._split(self.query(x)))
 
     def keys_values(
         self, x: Float[Array, "... D"]
     ) -> tuple[Float[Array, "... H K"], Float[Array, "... H K"]]:
-        """Keys and values of every token."""
+        """Keys and values of every token.
+
+        Args:
+            x: inputs.
+        """
         return self.key_norm(self._split(self.key(x))), self._split(self.value(x))
 
     def _split(self, x: Float[Array, "... D"]) -> Float[Array, "... H K"]:

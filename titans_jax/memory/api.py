@@ -48,7 +48,9 @@ def memory_scan(
     Args:
         rule: the inner step.
         state: the memories before the first token.
-        q: queries; k: keys; v: values, ``[B, T, H, K]``.
+        q: queries, ``[B, T, H, K]``.
+        k: keys, alike.
+        v: values, alike.
         gates: fields ``[B, T, H]``.
         chunk: tokens that share one gradient anchor, the paper's b. Changes what is computed.
         tile: tokens per matmul. Does not change what is computed. None: chosen.

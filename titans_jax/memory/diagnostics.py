@@ -63,7 +63,8 @@ def memory_diagnostics(
     Args:
         rule: the inner step.
         state: the memories before the first token.
-        k: keys; v: values.
+        k: keys.
+        v: values.
         gates: fields ``[B, T, H]``, not masked.
         chunk: tokens that share one gradient anchor.
         mask: False for tokens that are not written.

@@ -96,7 +96,13 @@ def tile_step(
 
 
 def select(flag: Bool[Array, "..."], new: PyTree, old: PyTree) -> PyTree:
-    """``new`` where the flag is set, else ``old``, leaf by leaf."""
+    """``new`` where the flag is set, else ``old``, leaf by leaf.
+
+    Args:
+        flag: broadcast over the leaves.
+        new: any pytree.
+        old: one of the same structure.
+    """
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
 
 

@@ -56,6 +56,11 @@ class Gates(NamedTuple):
         """Gates from the paper's alpha (forget), eta (momentum) and theta (step); each in [0, 1].
 
         ``alpha = 1`` and ``eta = 0`` become a decay of exp(-80), with a gradient of zero there.
+
+        Args:
+            alpha: share that is forgotten; None for no forgetting.
+            eta: share of the momentum that is kept; None for no momentum.
+            theta: step size.
         """
         return cls(
             log_keep=None if alpha is None else _safe_log(1.0 - alpha),
@@ -99,7 +104,12 @@ def gates_from_logits(
 
 
 def mask_gates(gates: Gates, mask: TokenFlags) -> Gates:
-    """Makes masked tokens keep the weights, keep the momentum and write nothing."""
+    """Makes masked tokens keep the weights, keep the momentum and write nothing.
+
+    Args:
+        gates: fields ``[B, T, H]``.
+        mask: False for tokens that change nothing.
+    """
     flags = mask[..., None]
 
     def zero(x):
@@ -207,6 +217,10 @@ def decays(
 
 
 def before_token(sums: Float[Array, "1 R"]) -> Float[Array, "R 1"]:
-    """Sums up to and with each token as a column of sums up to the token before."""
+    """Sums up to and with each token as a column of sums up to the token before.
+
+    Args:
+        sums: of logarithms, from `summed`.
+    """
     row, col = places(sums.shape[-1])
     return jnp.sum(jnp.where(row == col + 1, sums, 0.0), axis=1, keepdims=True)

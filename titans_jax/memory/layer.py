@@ -91,7 +91,11 @@ class HeadProjection(nnx.Module):
         self.tail_shape = (max(conv_width - 1, 0), dim)
 
     def init_tail(self, batch_size: int) -> Float[Array, "B w-1 D"]:
-        """What precedes a sequence: zeros."""
+        """What precedes a sequence: zeros.
+
+        Args:
+            batch_size: B.
+        """
         return jnp.zeros((batch_size, *self.tail_shape), self.dtype)
 
     def __call__(
@@ -101,7 +105,14 @@ class HeadProjection(nnx.Module):
         reset: TokenFlags | None = None,
         mask: TokenFlags | None = None,
     ) -> tuple[Heads, Float[Array, "B w-1 D"]]:
-        """Projects ``x`` to ``[B, T, H, K]`` and returns the convolution's new tail."""
+        """Projects ``x`` to ``[B, T, H, K]`` and returns the convolution's new tail.
+
+        Args:
+            x: inputs.
+            tail: of the convolution, from the call before or `init_tail`.
+            reset: True where a document starts.
+            mask: False for padding.
+        """
         y = self.linear(x)
         if self.conv is not None:
             y, tail = self.conv(y, tail, reset, mask)
@@ -251,7 +262,11 @@ class NeuralMemory(nnx.Module):
         return self._fresh(batch_size, self._start(prefix))
 
     def prefix_outputs(self, prefix: Float[Array, "P D"]) -> Float[Array, "P D"]:
-        """The layer's outputs at the persistent tokens themselves."""
+        """The layer's outputs at the persistent tokens themselves.
+
+        Args:
+            prefix: persistent tokens.
+        """
         if prefix.shape[0] == 0:
             return prefix
         start = self._start(None)

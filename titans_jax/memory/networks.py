@@ -48,7 +48,11 @@ class MLPNetwork:
         return self.kind == "mlp" and self.depth == 1
 
     def shapes(self, head_dim: int) -> tuple[tuple[int, int], ...]:
-        """``(d_in, d_out)`` of every layer for heads of ``head_dim`` features."""
+        """``(d_in, d_out)`` of every layer for heads of ``head_dim`` features.
+
+        Args:
+            head_dim: K.
+        """
         hidden = self.expansion * head_dim
         widths = [head_dim] + [hidden] * (self.depth - 1) + [head_dim]
         return tuple(itertools.pairwise(widths))
@@ -109,18 +113,30 @@ def output(
 
 
 def sigmoid(z: Array) -> Array:
-    """The logistic function by tanh, which accelerators have as one operation."""
+    """The logistic function by tanh, which accelerators have as one operation.
+
+    Args:
+        z: any array.
+    """
     return 0.5 * jnp.tanh(0.5 * z) + 0.5
 
 
 def silu(z: Array) -> Array:
-    """z sigmoid(z)."""
+    """z sigmoid(z).
+
+    Args:
+        z: any array.
+    """
     half = 0.5 * z
     return half * jnp.tanh(half) + half
 
 
 def normalise(z: Array) -> tuple[Array, Array]:
-    """LayerNorm without gain, and the reciprocal standard deviation."""
+    """LayerNorm without gain, and the reciprocal standard deviation.
+
+    Args:
+        z: vectors along the last axis.
+    """
     centred = z - jnp.mean(z, axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + NORM_EPSILON)
     return centred * scale, scale

@@ -35,7 +35,9 @@ def read_layer(
         momentum: S_0 of the layer.
         inputs: a of every token (networks.py).
         errors: g of every token.
-        keep, carry, write: of `gates.Decays`.
+        keep: of `gates.Decays`, as are the next two.
+        carry: how S_0 enters the read.
+        write: how each token's gradient enters it.
         operand: dtype of the products' operands.
     """
     scores = dot(x, inputs, NT, operand) * write  # [R, R]
@@ -102,7 +104,11 @@ def write_layer(
         momentum: S_0; None without momentum, and then there is no S after the tile either.
         inputs: a of every token.
         errors: g of every token.
-        end_keep, end_carry, end_eta, end_write, end_momentum: of `gates.Decays`.
+        end_keep: of `gates.Decays`, as are the next four.
+        end_carry: how S_0 enters M at the end.
+        end_eta: what is left of S_0 in S.
+        end_write: how each token's gradient enters M.
+        end_momentum: how it enters S.
         operand: dtype of the products' operands.
     """
     columns = inputs.astype(operand).T  # [I, R], shared by two products

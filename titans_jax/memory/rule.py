@@ -118,7 +118,12 @@ class Rule:
         return lambda weights, x: apply_network(self.network, weights, self.gain, x[None])[0]
 
     def forget(self, keep: Array | None, weights: PyTree) -> PyTree:
-        """What is left of one head's weights M where it keeps ``keep``: B + keep (M - B)."""
+        """What is left of one head's weights M where it keeps ``keep``: B + keep (M - B).
+
+        Args:
+            keep: 1 - alpha; None: nothing is forgotten.
+            weights: M of one head.
+        """
         if keep is None:
             return weights
         if self.base is None:

@@ -38,6 +38,9 @@ def no_momentum(weights: PyTree) -> PyTree:
     Where a sequence ends within its first chunk, reads are products with S_0, and the XLA of jax 0.10.2 gives wrong
     numbers on CPUs where a product with a broadcast constant shares a fusion of the YNNPACK library with a sum: it
     reads memory that nothing wrote.
+
+    Args:
+        weights: M_0, any pytree.
     """
 
     def zeros(x):

@@ -48,13 +48,25 @@ class Grid(NamedTuple):
 
 
 def make_grid(length: int, chunk: int, tile: int, offset: Int[Array, "B"] | None) -> Grid:
-    """The smallest grid that holds ``length`` tokens at any offset in [0, chunk)."""
+    """The smallest grid that holds ``length`` tokens at any offset in [0, chunk).
+
+    Args:
+        length: tokens of the call, T.
+        chunk: tokens that share one anchor.
+        tile: tokens of a tile, R.
+        offset: first token's place in the first chunk, per sequence; None: 0 everywhere.
+    """
     longest = length if offset is None else length + chunk - 1
     return Grid(length, -(-longest // chunk), chunk, tile, offset)
 
 
 def to_grid(grid: Grid, x: Array) -> Array:
-    """``[B, T, ...]`` to ``[N, B, R, ...]``, zeros at empty places."""
+    """``[B, T, ...]`` to ``[N, B, R, ...]``, zeros at empty places.
+
+    Args:
+        grid: of the call.
+        x: one entry per token.
+    """
     batch, rest = x.shape[0], x.shape[2:]
     size = grid.chunks * grid.chunk
     if grid.offset is not None:
@@ -76,7 +88,12 @@ def to_grid(grid: Grid, x: Array) -> Array:
 
 
 def from_grid(grid: Grid, x: Array) -> Array:
-    """The inverse of `to_grid`: ``[N, B, R, ...]`` to ``[B, T, ...]``."""
+    """The inverse of `to_grid`: ``[N, B, R, ...]`` to ``[B, T, ...]``.
+
+    Args:
+        grid: of the call.
+        x: one entry per place of the grid.
+    """
     rest = x.shape[3:]
     x = jnp.moveaxis(x, 1, 0)
     x = x.reshape(-1, grid.chunks, grid.tiles * grid.tile, *rest)[:, :, : grid.chunk]
@@ -89,7 +106,13 @@ def from_grid(grid: Grid, x: Array) -> Array:
 
 
 def grid_mask(grid: Grid, mask: TokenFlags | None, batch: int) -> Bool[Array, "N B R"] | None:
-    """True where the grid holds a token that counts; None if it does so everywhere."""
+    """True where the grid holds a token that counts; None if it does so everywhere.
+
+    Args:
+        grid: of the call.
+        mask: False for tokens that do not count; None: all count.
+        batch: B.
+    """
     if mask is None:
         if grid.full:
             return None
@@ -98,7 +121,12 @@ def grid_mask(grid: Grid, mask: TokenFlags | None, batch: int) -> Bool[Array, "N
 
 
 def completed_chunks(grid: Grid, batch: int) -> Bool[Array, "chunks B"]:
-    """True for the chunks that are full when the call ends: after them the anchor moves on."""
+    """True for the chunks that are full when the call ends: after them the anchor moves on.
+
+    Args:
+        grid: of the call.
+        batch: B.
+    """
     end = jnp.zeros((batch,), jnp.int32) if grid.offset is None else grid.offset
     end = end + grid.length
     return (jnp.arange(1, grid.chunks + 1, dtype=jnp.int32)[:, None] * grid.chunk) <= end

@@ -58,17 +58,30 @@ dot.defvjp(_dot_forward, _dot_backward)
 
 
 def row_sum(x: Float[Array, "R _"]) -> Float[Array, "R 1"]:
-    """Sums of the rows, as a column."""
+    """Sums of the rows, as a column.
+
+    Args:
+        x: any matrix.
+    """
     return jnp.sum(x, axis=1, keepdims=True)
 
 
 def scaled(factor: Array | None, x: Array) -> Array:
-    """``factor * x``, or x where there is no factor."""
+    """``factor * x``, or x where there is no factor.
+
+    Args:
+        factor: broadcast to x; None: one.
+        x: any array.
+    """
     return x if factor is None else factor * x
 
 
 def places(length: int) -> tuple[Array, Array]:
-    """Row and column numbers of a ``[length, length]`` matrix."""
+    """Row and column numbers of a ``[length, length]`` matrix.
+
+    Args:
+        length: rows and columns.
+    """
     shape = (length, length)
     return (
         jax.lax.broadcasted_iota(jnp.int32, shape, 0),
@@ -77,13 +90,21 @@ def places(length: int) -> tuple[Array, Array]:
 
 
 def column(row: Float[Array, "1 R"]) -> Float[Array, "R 1"]:
-    """A row as a column by a masked sum: a reshape of lanes to sublanes does not lower on every TPU."""
+    """A row as a column by a masked sum: a reshape of lanes to sublanes does not lower on every TPU.
+
+    Args:
+        row: one row.
+    """
     i, j = places(row.shape[-1])
     return row_sum(jnp.where(i == j, row, 0.0))
 
 
 def last(row: Float[Array, "1 R"]) -> Float[Array, "1 1"]:
-    """The last entry of a row by a masked sum: GPUs have no slices of rows."""
+    """The last entry of a row by a masked sum: GPUs have no slices of rows.
+
+    Args:
+        row: one row.
+    """
     i = jax.lax.broadcasted_iota(jnp.int32, row.shape, 1)
     return row_sum(jnp.where(i == row.shape[1] - 1, row, 0.0))
 

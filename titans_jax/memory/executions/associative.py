@@ -46,7 +46,12 @@ def _add(*trees: PyTree) -> PyTree:
 
 
 def compose(first: AffineMap, then: AffineMap) -> AffineMap:
-    """``then`` after ``first``: the associative operation of the scan."""
+    """``then`` after ``first``: the associative operation of the scan.
+
+    Args:
+        first: the earlier map.
+        then: the later one.
+    """
     return AffineMap(
         keep=then.keep * first.keep,
         carry=then.keep * first.carry + then.carry * first.eta,
@@ -63,7 +68,12 @@ def compose(first: AffineMap, then: AffineMap) -> AffineMap:
 
 
 def states_after(maps: AffineMap, start: Carry) -> Carry:
-    """(M, S) after every step, from the steps' maps and the state before the first."""
+    """(M, S) after every step, from the steps' maps and the state before the first.
+
+    Args:
+        maps: one map a step, leading axis: steps.
+        start: (M, S) before the first step.
+    """
     prefix = jax.lax.associative_scan(compose, maps)
     start = jax.tree.map(lambda x: x[None], start)
     return Carry(

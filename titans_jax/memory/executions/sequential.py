@@ -32,7 +32,9 @@ def sequential_scan(
     Args:
         rule: the inner step.
         state: before the first token.
-        q: queries; k: keys; v: values.
+        q: queries.
+        k: keys.
+        v: values.
         gates: fields ``[B, T, H]``.
         mask: False for tokens that change nothing.
         reset: True where a document starts, at a chunk's first token.
@@ -75,7 +77,9 @@ def token_by_token(
         rule: of the head.
         initial: M and S at a document's start; needed with ``reset``.
         state: of the head, before the token.
-        q: query; k: key; v: value.
+        q: query.
+        k: key.
+        v: value.
         gates: numbers.
         mask: False: the token changes nothing.
         reset: True: a document starts with the token.

@@ -53,7 +53,9 @@ def tiled_scan(
     Args:
         rule: the inner step.
         state: before the first token.
-        q: queries; k: keys; v: values.
+        q: queries.
+        k: keys.
+        v: values.
         gates: fields ``[B, T, H]``, masked already.
         mask: False for tokens that change nothing.
         reset: True where a document starts, at a chunk's first token.
@@ -141,7 +143,11 @@ def kernel_step(consts: Any, state: Any, tile: Tile) -> tuple[Any, Array]:
 
 
 def saved_dtype(tokens: jnp.dtype) -> jnp.dtype | None:
-    """The dtype in which M and S are saved for backward (module docstring), from that of the tokens."""
+    """The dtype in which M and S are saved for backward (module docstring), from that of the tokens.
+
+    Args:
+        tokens: dtype of the tokens.
+    """
     return tokens if tokens == jnp.bfloat16 else None
 
 

@@ -37,7 +37,9 @@ def token_step(
     Args:
         rule: the inner step, its network built in.
         state: before the token.
-        q: query; k: key; v: value.
+        q: query.
+        k: key.
+        v: value.
         gates: fields ``[B, 1, H]``.
         mask: False for a token that changes nothing.
         reset: True where a document starts, at a chunk's first token.
