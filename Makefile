@@ -29,7 +29,7 @@ pytest = JAX_PLATFORMS=cpu XLA_FLAGS="$(call quick_compile,$(1))" OMP_NUM_THREAD
 OLDEST := jax==0.10.2 flax==0.12.8
 OLDEST_TESTS ?= tests/pallas_kernels tests/titans_jax/memory tests/titans_jax/models tests/experiments/test_resume.py
 
-.PHONY: help test test-fast test-oldest lint format train notebooks parity clean
+.PHONY: help test test-fast test-oldest lint format train notebooks docs parity clean
 
 help:
 	@echo "make train       train the tiny model (STEPS=n, WORKDIR=dir, CONFIG=file, ARGS='--config.field=value ...')"
@@ -37,6 +37,7 @@ help:
 	@echo "make test-oldest the tests of memory, models, kernels and resuming, with the oldest JAX that is supported"
 	@echo "make lint        ruff, format check and types (format: rewrite the files)"
 	@echo "make notebooks   run experiments/notebooks at a small scale (SCALE=1 ARGS=--write: as they are committed)"
+	@echo "make docs        the documentation, into site/"
 	@echo "make parity      compare with titans-pytorch, in an environment of its own"
 	@echo "make clean       remove the environments and caches (runs/ stays)"
 
@@ -92,9 +93,12 @@ notebooks: .venv/.installed
 	  $(if $(filter 1,$(SCALE)),,XLA_FLAGS="$(call quick_compile,.venv)") \
 	  .venv/bin/python -m experiments.notebooks.check $(ARGS)
 
+docs: .venv/.installed
+	.venv/bin/mkdocs build --strict $(ARGS)
+
 parity: .venv-parity/.installed
 	JAX_PLATFORMS=cpu .venv-parity/bin/python -m pytest tests/parity $(ARGS)
 
 clean:
-	rm -rf .venv .venv-oldest .venv-parity .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist titans_jax.egg-info
+	rm -rf .venv .venv-oldest .venv-parity .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site titans_jax.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
