@@ -11,7 +11,7 @@ STEPS ?=
 # libtpu, in the environment for its compiler, complains where there is no TPU: then JAX is not to look for one.
 JAX_PLATFORMS ?= $(if $(wildcard /dev/accel* /dev/vfio/[0-9]* /dev/nvidia[0-9]*),,cpu)
 # Huge pages for the C library's allocator. XLA on a CPU takes its buffers anew at every step, and faulting them in by
-# 4 KiB can cost as much as the step (see README); elsewhere it does nothing.
+# 4 KiB can cost as much as the step (docs/guides/train.md); elsewhere it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 ARGS ?=
 # One test process per core, each with one XLA thread. Compiling is nearly all that the suite does, so it is told not
