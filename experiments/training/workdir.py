@@ -87,6 +87,10 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
     flat = json.loads(json.dumps(flatten(config), default=_named))
     if path.exists():
         saved = completed(_read(path))
+        if not isinstance(saved.get("steps"), int):
+            raise ValueError(
+                f"{path}: steps must be a positive integer, got {saved.get('steps')!r}"
+            )
         differing = [
             f"  config.{name}: {saved.get(name, 'absent')!r} in the workdir, {flat.get(name, 'absent')!r} given"
             for name in sorted(saved.keys() | flat.keys())
@@ -98,10 +102,6 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
                 + "\n".join(differing)
                 + "\n"
                 "give the same values, or another --workdir"
-            )
-        if not isinstance(saved.get("steps"), int):
-            raise ValueError(
-                f"{path}: steps must be a positive integer, got {saved.get('steps')!r}"
             )
         if flat["steps"] < saved["steps"]:
             raise ValueError(
