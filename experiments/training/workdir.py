@@ -71,8 +71,9 @@ def work_alone(folder: epath.PathLike) -> Iterator[None]:
             stack.enter_context(lock(folder, f"--workdir={folder}"))
         yield
     if new and not is_url(folder):
-        with contextlib.suppress(OSError, ValueError):  # the latter is etils' word for a folder with files
-            folder.rmdir()  # nothing was put there
+        # The latter is etils' word for a folder that is not empty; this one is if nothing was put there.
+        with contextlib.suppress(OSError, ValueError):
+            folder.rmdir()
 
 
 def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
