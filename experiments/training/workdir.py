@@ -71,10 +71,9 @@ def work_alone(folder: epath.PathLike) -> Iterator[None]:
             stack.enter_context(lock(folder, f"--workdir={folder}"))
         yield
     if new and not is_url(folder):
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # the latter is etils' word for a folder with files
-            folder.rmdir()  # nothing was put there
+        # The latter is etils' word for a folder that is not empty; this one is if nothing was put there.
+        with contextlib.suppress(OSError, ValueError):
+            folder.rmdir()
 
 
 def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
@@ -89,6 +88,10 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
     flat = json.loads(json.dumps(flatten(config), default=_named))
     if path.exists():
         saved = completed(_read(path))
+        if not isinstance(saved.get("steps"), int):
+            raise ValueError(
+                f"{path}: steps must be a positive integer, got {saved.get('steps')!r}"
+            )
         differing = [
             f"  config.{name}: {saved.get(name, 'absent')!r} in the workdir, {flat.get(name, 'absent')!r} given"
             for name in sorted(saved.keys() | flat.keys())
@@ -100,10 +103,6 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
                 + "\n".join(differing)
                 + "\n"
                 "give the same values, or another --workdir"
-            )
-        if not isinstance(saved.get("steps"), int):
-            raise ValueError(
-                f"{path}: steps must be a positive integer, got {saved.get('steps')!r}"
             )
         if flat["steps"] < saved["steps"]:
             raise ValueError(
