@@ -20,7 +20,7 @@ from jaxtyping import Int32
 from experiments import program
 from experiments.training.config import parse_flags
 from experiments.training.trained import load_trained
-from titans_jax.data.characters import BYTE_ORDER_MARK
+from titans_jax.data.characters import text_size
 from titans_jax.data.tokenizers import Tokenizer
 from titans_jax.inference import file_tokens, load_memory, save_memory, score, start_stream
 
@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> None:
     workdir, path = Path(given.workdir).expanduser(), Path(given.input).expanduser()
     kept = None if given.save_memory is None else Path(given.save_memory).expanduser()
     try:
+        if path.is_dir():
+            raise IsADirectoryError(f"--input={path} is a folder; give one file")
         trained = load_trained(workdir, given.tokenizer)
         model, size = trained.model, text_size(path)
         if not size:
@@ -85,15 +87,6 @@ def main(argv: Sequence[str]) -> None:
             f"kept in {kept}: {kept.stat().st_size:,} bytes\n"
             f'  python -m experiments.sample --memory={kept} --prompt="..."'
         )
-
-
-def text_size(path: Path) -> int:
-    """Bytes of the text of a file."""
-    if path.is_dir():
-        raise IsADirectoryError(f"--input={path} is a folder; give one file")
-    with path.open("rb") as file:
-        marked = file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK
-    return path.stat().st_size - marked * len(BYTE_ORDER_MARK)
 
 
 def _tokens(path: Path, tokenizer: Tokenizer) -> Iterator[Int32[np.ndarray, "T"]]:

@@ -34,10 +34,18 @@ def registered(cls: T) -> T:
     Raises:
         ValueError: there is another of that name in its package.
     """
-    keys = [FieldKey(place, name) for place, name in enumerate(cls._fields)]  # type: ignore[attr-defined]
+    fields: tuple[str, ...] = cls._fields  # type: ignore[attr-defined]
+    keys = [FieldKey(place, name) for place, name in enumerate(fields)]
 
     def with_keys(node: Any) -> tuple[tuple[Any, ...], None]:
         return tuple(zip(keys, node, strict=True)), None
+
+    def same_fields(written: bytes) -> None:
+        if written.decode() != ",".join(fields):
+            raise ValueError(
+                f"the exported function takes a {cls.__name__} of {written.decode()}, here it is of "
+                f"{','.join(fields)}: export it anew"
+            )
 
     jax.tree_util.register_pytree_with_keys(
         cls, with_keys, lambda _, parts: cls(*parts), lambda node: (tuple(node), None)
@@ -45,8 +53,8 @@ def registered(cls: T) -> T:
     export.register_pytree_node_serialization(
         cls,
         serialized_name=".".join([*cls.__module__.split(".")[:2], cls.__name__]),
-        serialize_auxdata=lambda _: ",".join(cls._fields).encode(),  # type: ignore[attr-defined]
-        deserialize_auxdata=lambda _: None,
+        serialize_auxdata=lambda _: ",".join(fields).encode(),
+        deserialize_auxdata=same_fields,
     )
     return cls
 

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Bool, Float, Int
 
+from titans_jax.registry import registered
+
 Array = jax.Array
 
 #: Fast weights of one kind (M, S or the anchor): one matrix per layer of the memory network.
@@ -41,6 +43,7 @@ TokenFlags = Bool[Array, "B T"]
 Tokens = Int[Array, "B T"]
 
 
+@registered
 class Flags(NamedTuple):
     """What a call says of its tokens, handed down through the layers of a model.
 

@@ -61,6 +61,16 @@ def test_what_takes_and_returns_a_state_can_be_exported(name):
     assert read.out_tree == jax.tree.structure(state)
 
 
+def test_a_function_exported_for_other_fields_is_refused():
+    pytest.importorskip("flatbuffers")
+    exported = export.export(jax.jit(lambda state: state))(of_arrays(Gates)).serialize()
+    first = Gates._fields[0].encode()
+    assert exported.count(first + b",") == 2  # taken and returned
+    other = exported.replace(first + b",", b"x" * len(first) + b",")
+    with pytest.raises(ValueError, match=r"takes a Gates of xx*,.*, here it is of .*: export it"):
+        export.deserialize(other)
+
+
 def test_an_exported_step_gives_what_the_step_gives():
     pytest.importorskip("flatbuffers")
     layer = NeuralMemory(8, MemoryConfig(num_heads=1, chunk=4), rngs=nnx.Rngs(0))
@@ -88,6 +98,23 @@ def test_leaves_are_named_by_their_fields():
     assert jax.tree_util.keystr(path) == ".state.memory.weights[0]"
 
 
+@pytest.fixture
+def methods_kept():
+    """Flax replaces the methods of all classes that it meets, and puts them back only if nothing fails."""
+    classes = [nnx.Module]
+    for cls in classes:
+        classes += cls.__subclasses__()
+    before = {cls: dict(vars(cls)) for cls in classes}
+    yield
+    for cls, members in before.items():
+        for name in set(vars(cls)) - set(members):
+            delattr(cls, name)
+        for name, member in members.items():
+            if vars(cls)[name] is not member:
+                setattr(cls, name, member)
+
+
+@pytest.mark.usefixtures("methods_kept")
 def test_flax_tabulates_layers_and_models_with_their_states():
     layer = NeuralMemory(8, MemoryConfig(num_heads=1, chunk=4), rngs=nnx.Rngs(0))
     model = Titans(tiny_config("mag", num_layers=1), rngs=nnx.Rngs(0))

@@ -93,10 +93,8 @@ def encode_after(before: bytes, text: bytes, tokenizer: Tokenizer) -> Int32[np.n
     Raises:
       ValueError: the tokenizer cannot read it.
     """
-    for anchor in (
-        before,
-        b"\n",
-    ):  # a token may reach over from one to the other, hardly from another line
+    # A token may reach over from one to the other; hardly from a line to the next.
+    for anchor in (before, b"\n"):
         head, whole = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
         if np.array_equal(whole[: len(head)], head):
             return whole[len(head) :]

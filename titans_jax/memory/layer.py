@@ -272,8 +272,9 @@ class NeuralMemory(nnx.Module):
         start = self._start(None)
         return self._run(prefix[None], self._fresh(1, start), None, None, start, aligned=True)[0][0]
 
+    @property
     def rule(self) -> Rule:
-        """The inner step, with its slow parameters."""
+        """The inner step, with its slow parameters. No method: `nnx.tabulate` cannot show what is no array."""
         gain = None if self.gain is None else self.gain[...][:, None, :]
         return self.config.rule(gain, self._learned())
 
@@ -290,7 +291,7 @@ class NeuralMemory(nnx.Module):
 
         heads = jax.vmap(one_head, in_axes=(0, 0, 1), out_axes=1)
         wide = q.astype(statistics_dtype(q.dtype))
-        return jax.vmap(heads, in_axes=(None, 0, 0))(self.rule(), weights, wide).astype(q.dtype)
+        return jax.vmap(heads, in_axes=(None, 0, 0))(self.rule, weights, wide).astype(q.dtype)
 
     def __call__(
         self,
@@ -348,7 +349,7 @@ class NeuralMemory(nnx.Module):
         state, start = self._before(x, state, mask, reset, prefix)
         _, k, v, gates, _ = self._project(x, state, mask, reset)
         return memory_diagnostics(
-            self.rule(),
+            self.rule,
             state.memory,
             k,
             v,
@@ -407,7 +408,7 @@ class NeuralMemory(nnx.Module):
             memory = skip_tokens(memory, x.shape[1], self.config.chunk)
         else:
             y, memory = memory_scan(
-                self.rule(),
+                self.rule,
                 memory,
                 q,
                 k,

@@ -80,6 +80,20 @@ def test_text_that_spells_a_special_token_is_text(files, name, text):
     assert tokenizer.decode(ids) == text.encode()
 
 
+def test_a_special_token_that_text_spells_has_the_tokens_of_any_text(tmp_path):
+    """Not one for each of its characters, of which this model has none."""
+    names = ["[UNK]", "[CLS]", "[", "]", "CL", "##S"]
+    pieces = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]")
+    )
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    pieces.add_special_tokens(["[UNK]", "[CLS]"])
+    pieces.save(str(tmp_path / "t.json"))
+    tokenizer = load_tokenizer(str(tmp_path / "t.json"))
+    assert tokenizer.encode(b"[CLS]").tolist() == [2, 4, 5, 3]
+    assert tokenizer.encode(b"[SEP]").tolist() == [2, 0, 3]
+
+
 def test_a_special_token_that_the_model_itself_knows_is_spelt_by_its_characters(tmp_path):
     """Its score is the greatest, as in what is converted from SentencePiece's unigram models."""
     names = ["<unk>", "</s>", "a", " ", "<", "/", "s"]
