@@ -60,11 +60,12 @@ def lock(folder: epath.PathLike, what: str) -> Iterator[None]:
         # With the kernel's lock, a name of this machine is that of a process that is gone.
         if known and not (alone_here and _holder(known).get("host") == socket.gethostname()):
             _wait_until_dead(path, known, what)
+        token = secrets.token_hex(8)
         mine = {
             "host": socket.gethostname(),
             "process": os.getpid(),
             "start": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-            "token": secrets.token_hex(8),
+            "token": token,
         }
 
         def write(beat: int) -> None:
@@ -73,9 +74,9 @@ def lock(folder: epath.PathLike, what: str) -> Iterator[None]:
         write(0)
         if not alone_here:
             time.sleep(SETTLE)
-            if _holder(_read(path)).get("token") != mine["token"]:
+            if _holder(_read(path)).get("token") != token:
                 raise _refusal(what, _read(path))
-        with _beating(path, str(mine["token"]), write):
+        with _beating(path, token, write):
             yield
 
 
@@ -123,8 +124,8 @@ def _beating(path: epath.Path, token: str, write: Callable[[int], None]) -> Iter
         number = 0
         while not done.wait(BEAT):
             number += 1
-            # A full disk, or storage that is away for a while, is the run's own trouble.
-            with contextlib.suppress(OSError):
+            # Storage that is full or away for a while is the run's own trouble; it raises whatever it does.
+            with contextlib.suppress(Exception):
                 seen = _read(path)
                 if seen and _holder(seen).get("token") != token:
                     print(
@@ -142,7 +143,7 @@ def _beating(path: epath.Path, token: str, write: Callable[[int], None]) -> Iter
     finally:
         done.set()
         thread.join()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             if _holder(_read(path)).get("token") == token:
                 path.unlink()
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from absl import app, flags
 from tqdm import tqdm
 
-from experiments import program
 from experiments.prepare.plan import Settings, make_plan
 from experiments.prepare.run import Outcome, prepare
 from experiments.prepare.shard_maker import EMPTY, INVALID_UTF8
@@ -112,4 +111,5 @@ def summary(outcome: Outcome, settings: Settings, most: int = 5) -> str:
 
 
 if __name__ == "__main__":
-    program.run(main, define_flags)
+    define_flags()
+    app.run(main)

@@ -13,11 +13,12 @@ it out, as does JAX_ENABLE_COMPILATION_CACHE=0. Reports on compilers (compile_re
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import platformdirs
 from absl import app, flags
+
+from experiments.training.config import parse_flags
 
 #: What is kept at most; what was used longest ago goes first.
 MOST_BYTES = 4 << 30
@@ -27,14 +28,14 @@ _FLAG = "compilation_cache"
 def run(
     main: Callable[[Sequence[str]], object],
     define_flags: Callable[[], object],
-    flags_parser: Callable[[Sequence[str]], list[str]] | None = None,
+    flags_parser: Callable[[Sequence[str]], list[str]] = parse_flags,
 ) -> None:
     """Defines the flags, parses them and runs the program; does not return.
 
     Args:
       main: gets what is left of the arguments.
       define_flags: defines the program's own flags.
-      flags_parser: see `absl.app.run`; None for absl's own.
+      flags_parser: see `absl.app.run`.
     """
     define_flags()
     flags.DEFINE_bool(_FLAG, True, "keep what is compiled in the user's cache folder")
@@ -44,8 +45,7 @@ def run(
             use_cache()
         return main(argv)
 
-    options: dict[str, Any] = {} if flags_parser is None else {"flags_parser": flags_parser}
-    app.run(start, **options)
+    app.run(start, flags_parser=flags_parser)
 
 
 def keep_compiled(arguments: Sequence[str]) -> list[str]:

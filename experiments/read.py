@@ -18,7 +18,6 @@ from absl import app, flags, logging
 from jaxtyping import Int32
 
 from experiments import program
-from experiments.training.config import parse_flags
 from experiments.training.trained import load_trained
 from titans_jax.data.characters import text_size
 from titans_jax.data.tokenizers import Tokenizer
@@ -97,4 +96,4 @@ def _tokens(path: Path, tokenizer: Tokenizer) -> Iterator[Int32[np.ndarray, "T"]
 
 
 if __name__ == "__main__":
-    program.run(main, define_flags, parse_flags)
+    program.run(main, define_flags)

@@ -14,7 +14,6 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from experiments import program
-from experiments.training.config import parse_flags
 from experiments.training.devices import single_kernel_loops
 from experiments.training.trained import Trained, load_trained
 from titans_jax.data.tokenizers import encode_after
@@ -128,4 +127,4 @@ def _stop_tokens(trained: Trained) -> tuple[int, ...]:
 
 if __name__ == "__main__":
     single_kernel_loops()
-    program.run(main, define_flags, parse_flags)
+    program.run(main, define_flags)

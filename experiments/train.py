@@ -26,7 +26,7 @@ from experiments import program
 from experiments.compile_report.running import TooLargeError, compile_and_report
 from experiments.training import finetune, guard, lost, parameters, report, utilisation
 from experiments.training.checkpoints import CheckpointError, Checkpoints
-from experiments.training.config import TrainConfig, parse_flags, train_config
+from experiments.training.config import TrainConfig, train_config
 from experiments.training.devices import split_cpu
 from experiments.training.mesh import Layout, check_layout, make_layout
 from experiments.training.metrics import MetricsLog, Work
@@ -367,4 +367,4 @@ def _execute_or_say(prepared: Run) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, define_flags, parse_flags)
+    program.run(main, define_flags)

@@ -19,7 +19,6 @@ from experiments.language_modeling.likelihood import likelihoods
 from experiments.language_modeling.questions import Task, find_tasks
 from experiments.language_modeling.scoring import score
 from experiments.language_modeling.trained import load_model
-from experiments.training.config import parse_flags
 from experiments.training.workdir import versions
 from titans_jax import Titans
 from titans_jax.data import Tokenizer
@@ -87,4 +86,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, define_flags, parse_flags)
+    program.run(main, define_flags)

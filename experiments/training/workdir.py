@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,16 +65,18 @@ def work_alone(folder: epath.PathLike) -> Iterator[None]:
     if not is_first():
         yield
         return
-    new = not folder.exists()
     with contextlib.ExitStack() as stack:
+        if not (is_url(folder) or folder.exists()):
+            stack.callback(_remove_if_empty, Path(folder))
         with _writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(folder, f"--workdir={folder}"))
         yield
-    if new and not is_url(folder):
-        # The latter is etils' word for a folder that is not empty; this one is if nothing was put there.
-        with contextlib.suppress(OSError, ValueError):
-            folder.rmdir()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
@@ -88,10 +91,6 @@ def open_workdir(folder: epath.PathLike, config: TrainConfig) -> None:
     flat = json.loads(json.dumps(flatten(config), default=_named))
     if path.exists():
         saved = completed(_read(path))
-        if not isinstance(saved.get("steps"), int):
-            raise ValueError(
-                f"{path}: steps must be a positive integer, got {saved.get('steps')!r}"
-            )
         differing = [
             f"  config.{name}: {saved.get(name, 'absent')!r} in the workdir, {flat.get(name, 'absent')!r} given"
             for name in sorted(saved.keys() | flat.keys())
@@ -172,8 +171,8 @@ def _writable(folder: epath.Path) -> Iterator[None]:
 def _read(path: epath.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__}, no object")
+        if not (isinstance(content, dict) and isinstance(content.get("steps"), int)):
+            raise ValueError("it says nothing of steps")
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}); write it anew from a backup, or give another --workdir"

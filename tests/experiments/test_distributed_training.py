@@ -67,6 +67,7 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     ]
     spoke, silent = [finish(process) for process in both]
     assert "valid_bpb=" in spoke
+    assert "transformer_bpb" not in spoke  # no baseline, no score of it
     assert "valid_bpb=" not in silent
     finish(start(tmp_path, "one", 4))
     expected, scores = losses(tmp_path, "one")

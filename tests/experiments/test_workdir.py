@@ -46,29 +46,22 @@ def test_a_second_run_is_refused_and_an_unused_folder_goes(tmp_path):
             pass
         assert (tmp_path / "run/lock").exists()
     assert not (tmp_path / "run").exists()
+    with pytest.raises(KeyError), work_alone(tmp_path / "run"):
+        raise KeyError
+    assert not (tmp_path / "run").exists()
     with work_alone(tmp_path / "run"):
         open_workdir(tmp_path / "run", tiny_config(tmp_path))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "versions.json"}
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"steps": 6', "is damaged"),
-        (b'{"a": "\xff"}', "is damaged"),
-        (b"[]", "is damaged"),
-        (b"{}", "steps"),
-    ],
-)
-def test_a_damaged_config_is_named(tmp_path, content, reason):
-    config = tiny_config(tmp_path)
-    open_workdir(tmp_path / "run", config)
-    (tmp_path / "run/config.json").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"(?s){reason}"):
-        open_workdir(tmp_path / "run", config)
-    if reason == "is damaged":
+@pytest.mark.parametrize("content", [b'{"steps": 6', b'{"a": "\xff"}', b"[]", b"{}"])
+def test_a_damaged_config_is_named(tmp_path, content):
+    config, run = tiny_config(tmp_path), tmp_path / "run"
+    open_workdir(run, config)
+    (run / "config.json").write_bytes(content)
+    for read in (lambda: open_workdir(run, config), lambda: read_config(run)):
         with pytest.raises(ValueError, match=r"run/config\.json is damaged \("):
-            read_config(tmp_path / "run")
+            read()
 
 
 def test_workdir_at_a_url(tmp_path, monkeypatch):
