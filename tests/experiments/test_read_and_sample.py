@@ -33,9 +33,7 @@ def test_a_folder_in_the_hugging_face_layout_is_no_run(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json is a model's in the Hugging Face layout"):
         load_trained(tmp_path)
     (tmp_path / "config.json").write_text('{"model.dim": 8, "speed": 3}')
-    with pytest.raises(
-        ValueError, match=r"config\.json is not the config of a run of this version"
-    ):
+    with pytest.raises(ValueError, match=r"config\.json is not the config of a run .*speed"):
         load_trained(tmp_path)
 
 
