@@ -119,11 +119,26 @@ def gathered(table: Array, dtype: jnp.dtype) -> Array:
     A lookup in rows that are cut would make it exchange what was looked up, and its gradient, instead. Under a mesh
     the table is cast before it is gathered, so that fewer bytes travel; elsewhere a cast would copy it for every token.
     """
+    return _over_heads(table, dtype, axis=0)
+
+
+def gathered_for_lookup(table: Array, dtype: jnp.dtype) -> Array:
+    """`gathered` for a lookup of rows; inside a ``jax.shard_map`` that holds some axes, columns are shared out instead.
+
+    There the partitioner of XLA in jax 0.12 aborts on a lookup in a table whose rows are shared out.
+    """
+    held = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
+    return _over_heads(table, dtype, axis=int(held))
+
+
+def _over_heads(table: Array, dtype: jnp.dtype, axis: int) -> Array:
     free = free_axes()
     if math.prod(free.values()) == 1:
         return table
-    rows = _dividing(free, HEAD_AXES, table.shape[0])
-    return jax.lax.with_sharding_constraint(table.astype(dtype), PartitionSpec(rows))
+    shares = _dividing(free, HEAD_AXES, table.shape[axis])
+    return jax.lax.with_sharding_constraint(
+        table.astype(dtype), PartitionSpec(*[None] * axis, shares)
+    )
 
 
 def _dividing(free: dict[str, int], names: tuple[str, ...], size: int) -> tuple[str, ...] | None:

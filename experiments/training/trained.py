@@ -1,7 +1,7 @@
 """A trained model from the workdir of its run, for the programs that use one."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax import nnx
 
@@ -38,20 +38,11 @@ def load_trained(workdir: Path, tokenizer: str | None = None) -> Trained:
     try:
         config = from_flat(flat)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(_no_run(workdir, flat, error)) from error
+        path = workdir / "config.json"
+        raise ValueError(f"{path} is not the config of a run of this version: {error!r}") from error
     encoder = load_tokenizer(tokenizer or config.data.tokenizer)
     graphdef, shapes = split_model(config.model)
     folder = workdir / config.model.variant / "checkpoints"
     steps, params, identity = restore_params(folder, shapes)
     check_identity(identity, {"tokenizer": encoder.fingerprint()}, str(folder))
     return Trained(nnx.merge(graphdef, params), encoder, config, steps)
-
-
-def _no_run(workdir: Path, config: dict[str, Any], error: Exception) -> str:
-    path = workdir / "config.json"
-    if "architectures" in config or "model_type" in config:
-        return (
-            f"{path} is a model's in the Hugging Face layout, not a run's: give a workdir of experiments.train, or "
-            "read the folder by titans_jax.inference.from_pretrained"
-        )
-    return f"{path} is not the config of a run of this version: {error!r}"

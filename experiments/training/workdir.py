@@ -171,13 +171,21 @@ def _writable(folder: epath.Path) -> Iterator[None]:
 def _read(path: epath.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-        if not (isinstance(content, dict) and isinstance(content.get("steps"), int)):
-            raise ValueError("it says nothing of steps")
     except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); write it anew from a backup, or give another --workdir"
-        ) from error
-    return content
+        content, problem = None, str(error)
+    else:
+        problem = "it says nothing of steps"
+    if isinstance(content, dict):
+        if {"architectures", "model_type"} & content.keys():
+            raise ValueError(
+                f"{path} is a model's in the Hugging Face layout, not a run's: give a workdir of experiments.train, "
+                "or read the folder by titans_jax.inference.from_pretrained"
+            )
+        if isinstance(content.get("steps"), int):
+            return content
+    raise ValueError(
+        f"{path} is damaged ({problem}); write it anew from a backup, or give another --workdir"
+    )
 
 
 def _write(path: epath.Path, content: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """One training step of a variant on eight CPU devices under every mesh, against the same on one; prints JSON.
 
-    python -m tests.experiments.sharded_program VARIANT
+    python -m tests.experiments.sharded_program VARIANT [MESH ...]
 
-For each mesh: the largest differences of the loss and of the updated parameters, and bytes of parameters per device.
+For each mesh, or for those named: the largest differences of the loss and of the updated parameters, and bytes of
+parameters per device.
 """
 
 import dataclasses
@@ -84,8 +85,8 @@ def main() -> None:
     config = make_config(sys.argv[1])
     loss, params, whole = run(config, jax.devices()[:1])
     results = {"one device": [0.0, 0.0, whole]}
-    for name, mesh in MESHES.items():
-        other, updated, held = run(dataclasses.replace(config, mesh=mesh), jax.devices())
+    for name in sys.argv[2:] or MESHES:
+        other, updated, held = run(dataclasses.replace(config, mesh=MESHES[name]), jax.devices())
         differences = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), params, updated)
         results[name] = [abs(other - loss), max(jax.tree.leaves(differences)), held]
     print(json.dumps(results))

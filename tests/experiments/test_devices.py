@@ -65,10 +65,11 @@ def test_two_devices_train_as_one_and_never_wait_for_ever():
 GENERATE = """
 import json, sys
 from unittest import mock
-from experiments.training.devices import single_kernel_loops
+from experiments.training import devices
 
-if sys.argv[1] == "single":
-    single_kernel_loops()
+if sys.argv[1] == "many":
+    devices.SMALL_LOOP = 0
+devices.single_kernel_loops()
 
 from flax import nnx
 from titans_jax import Titans, preset

@@ -30,9 +30,11 @@ def test_a_workdir_is_named_as_a_shell_would(workdir, monkeypatch):
 def test_a_folder_in_the_hugging_face_layout_is_no_run(tmp_path):
     model = Titans(TitansConfig(variant="lmm", dim=8, num_layers=1), rngs=nnx.Rngs(0))
     save_pretrained(model, tmp_path)
-    with pytest.raises(ValueError, match=r"config\.json is a model's in the Hugging Face layout"):
+    with pytest.raises(
+        ValueError, match=r"config\.json is a model's in the Hugging Face layout, not"
+    ):
         load_trained(tmp_path)
-    (tmp_path / "config.json").write_text('{"model.dim": 8, "speed": 3}')
+    (tmp_path / "config.json").write_text('{"steps": 1, "model.dim": 8, "speed": 3}')
     with pytest.raises(ValueError, match=r"config\.json is not the config of a run .*speed"):
         load_trained(tmp_path)
 

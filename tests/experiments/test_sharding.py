@@ -121,8 +121,10 @@ class TestRefusals:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", [*VARIANTS, "mamba2"])
 def test_eight_devices_train_as_one(variant):
+    """Every axis alone for one variant; for each variant the two meshes that have several."""
+    meshes = [name for name in MESHES if variant == "lmm" or "," in name]
     process = subprocess.run(
-        [sys.executable, "-m", "tests.experiments.sharded_program", variant],
+        [sys.executable, "-m", "tests.experiments.sharded_program", variant, *meshes],
         capture_output=True,
         text=True,
         timeout=600,
@@ -131,7 +133,7 @@ def test_eight_devices_train_as_one(variant):
     assert process.returncode == 0, process.stderr[-3000:]
     results = json.loads(process.stdout.splitlines()[-1])
     _, _, whole = results.pop("one device")
-    assert results.keys() == MESHES.keys()
+    assert list(results) == meshes
     for name, (loss, params, held) in results.items():
         assert loss <= OUTPUT_F32, name
         assert params <= OUTPUT_F32, name

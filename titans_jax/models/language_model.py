@@ -18,7 +18,7 @@ from titans_jax.layers.linear import linear
 from titans_jax.layers.norms import RMSNorm, statistics_dtype
 from titans_jax.models.block import Block
 from titans_jax.models.token_ids import require_token_ids
-from titans_jax.placement import by_sequences, gathered
+from titans_jax.placement import by_sequences, gathered, gathered_for_lookup
 from titans_jax.typing import NO_FLAGS, Array, Bool, Flags, Float, Int
 
 EMBEDDING_DEVIATION = 0.02
@@ -148,7 +148,7 @@ class Titans(nnx.Module):
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The residual stream before the first block."""
-        table = gathered(self.embedding[...], self.config.activation_dtype)
+        table = gathered_for_lookup(self.embedding[...], self.config.activation_dtype)
         # An id below 0 is no more in the vocabulary than one beyond its end.
         rows = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return by_sequences(rows.astype(self.config.activation_dtype))

@@ -33,7 +33,7 @@ def test_depths_are_compared_with_one_width_and_with_one_size():
     ],
 )
 def test_what_does_not_fit_is_refused(fields, message):
-    with pytest.raises(ValueError, match=f"config.*{message}"):
+    with pytest.raises(ValueError, match=message):
         MemoryDepthConfig(**fields)
 
 

@@ -45,7 +45,7 @@ def test_macs_attention_adds_in_proportion_to_a_gain_that_starts_small():
         mixer = nnx.merge(graph, parameters)
         mixer.write_norm = lambda y: y
         mixer.attention_gain[...] = gain * jnp.ones_like(mixer.attention_gain[...])
-        return mixer.memory_inputs(x)[0]
+        return mixer.memory_inputs(x, None)[0]
 
     x = jax.random.normal(jax.random.key(0), (1, 2, mixer.norm.scale.shape[0]), jnp.float64)
     none, some, all_of_it = (attended(parameters, x, gain) for gain in (0.0, 0.1, 1.0))
