@@ -25,7 +25,8 @@ from experiments.babilong.samples import (
 )
 from experiments.babilong.stories import Story, exchanged, find_file, labels, read_stories
 from experiments.babilong.vocabulary import make_tokenizer
-from experiments.comparison.task import SELECTION
+from experiments.comparison.config import SELECTION
+from experiments.comparison.store import fingerprint
 from experiments.language_modeling.likelihood import Encoded, token_likelihoods
 from experiments.language_modeling.text import find_texts
 from experiments.training.step import Batch
@@ -138,7 +139,7 @@ class Babilong:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """The config, apart from model and study, and the tokenizer."""
+        """The config, apart from model and study, the tokenizer, and what was read."""
         fields = dataclasses.asdict(self.config)
         for name in (
             "model",
@@ -154,6 +155,12 @@ class Babilong:
             "fingerprint": self.tokenizer.fingerprint(),
             "stories": {str(t): [len(s.train), len(s.test)] for t, s in self.stories.items()},
             "prose_tokens": [self.prose.size, self.test_prose.size],
+            "sha256": fingerprint(
+                [
+                    *(prose.tokens.tobytes() for prose in (self.prose, self.test_prose)),
+                    *(repr(stories).encode() for stories in self.stories.values()),
+                ]
+            ),
         }
 
     def batch(self, index: int, seed: int) -> Batch:

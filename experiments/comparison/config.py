@@ -1,9 +1,15 @@
-"""Configuration of a study: what all of its trials share."""
+"""What a comparison is told: how every model is trained, and on which task."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from experiments.training.config import OptimizerConfig
+from experiments.training.step import Batch
+from titans_jax import Titans
+
+#: The entry of a judgement by which a candidate is chosen: lower is better.
+SELECTION = "selection"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +41,8 @@ class StudyConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"study.{name}={value}: must be at least 1")
-        _check_distinct("study.learning_rates", self.learning_rates)
-        _check_distinct("study.seeds", self.seeds)
+        check_distinct("study.learning_rates", self.learning_rates)
+        check_distinct("study.seeds", self.seeds)
         if not all(rate > 0 for rate in self.learning_rates):
             raise ValueError(f"study.learning_rates={self.learning_rates}: must be positive")
         for name in ("tolerance", "max_hours"):
@@ -44,6 +50,37 @@ class StudyConfig:
                 raise ValueError(f"study.{name}={getattr(self, name)}: must not be negative")
 
 
-def _check_distinct(name: str, values: Sequence[float]) -> None:
+def check_distinct(name: str, values: Sequence[float]) -> None:
+    """Refuses an empty list, and one in which a value is twice.
+
+    Raises:
+      ValueError: names the field and its value.
+    """
     if not values or len(set(values)) != len(values):
         raise ValueError(f"{name}={values}: must be a tuple of at least one value, none twice")
+
+
+class Task(Protocol):
+    """A task; batches are a function of their number, so that a resumed training sees those that it had left."""
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides batches and judgement, as JSON values: a folder that holds another task is refused."""
+        ...
+
+    def batch(self, index: int, seed: int) -> Batch:
+        """Training batch `index` of the order `seed`: the same for every model.
+
+        Returns:
+          "inputs" and "targets", Int32[B T], and "loss_mask", Bool[B T] or Float32[B T]: the weight of each target
+          in the mean loss. Lengths may vary between batches; each compiles once.
+        """
+        ...
+
+    def evaluate(self, model: Titans) -> dict[str, Any]:
+        """Judges a trained model.
+
+        Returns:
+          Nested dicts of numbers; pages show the mean and the standard deviation of each over the seeds. `SELECTION`
+          is what the learning rate is chosen by, lower is better: a loss on data that the test is not.
+        """
+        ...

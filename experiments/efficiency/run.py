@@ -7,30 +7,67 @@ this machine; then compiles the step of a preset of the paper's size for TPUs th
 estimate. It needs no data. Every finished row is kept in the workdir, and the same command continues.
 """
 
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
-
-from experiments.comparison import write_results
-from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
-from experiments.efficiency.comparing import run
+from experiments import command
+from experiments.comparison.store import keep, origin
 from experiments.efficiency.config import EfficiencyConfig
-from experiments.efficiency.speed_report import markdown, plot
-from experiments.training.config import from_config_dict
+from experiments.efficiency.report import REPORT
+from experiments.efficiency.static_estimate import estimate
+from experiments.efficiency.training_speed import measure_all
+from experiments.language_modeling.models import make_models
 
-CONFIG = "experiments/configs/efficiency.py"
+#: What the page shows of a static estimate, where there is one.
+SHOWN = (
+    "failed", "fits", "hbm_bytes_per_chip", "hbm_limit", "static_compute_seconds", "static_hbm_seconds",
+    "static_interconnect_seconds", "static_network_seconds", "static_step_seconds", "tokens_per_second",
+)  # fmt: skip
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measures and writes the results."""
-    with messages(argv):
-        config = from_config_dict(EfficiencyConfig, flags.FLAGS.config)
-        results = run(config, Path(flags.FLAGS.workdir))
-        results["command"] = command_line("experiments.efficiency.run")
-        write_results(results, output_path(), markdown, plot)
+def main(config: EfficiencyConfig, workdir: Path) -> dict[str, Any]:
+    """Measures what is missing and returns the results."""
+    base = dataclasses.replace(config.model, vocab_size=config.vocab_size)
+    models = make_models(config.models, base)
+    shapes = [(length, config.tokens_per_step // length) for length in config.lengths]
+    speed = measure_all(models, shapes, config.repeats, workdir)
+    variants = list(dict.fromkeys(str(model.variant) for model in models.values()))
+    shared = ("tokens_per_step", "repeats", "tpu_topology", "tpu_preset")
+    return {
+        "config": {
+            **{name: getattr(config, name) for name in shared},
+            "dtype": config.model.dtype,
+        },
+        "speed": speed,
+        "tpu": _estimates(config, variants if config.tpu_topology else [], workdir / "tpu"),
+    }
+
+
+def _estimates(config: EfficiencyConfig, variants: list[str], workdir: Path) -> dict[str, Any]:
+    records, rows = [], []
+    for variant in variants:
+        key = {"model": variant, "preset": config.tpu_preset, "topology": config.tpu_topology}
+
+        def compiled(variant: str = variant) -> dict[str, Any]:
+            return {"report": estimate(variant, config.tpu_preset, config.tpu_topology)}
+
+        record = keep(workdir / f"{config.tpu_preset}_{variant}", key, compiled)
+        if record is not None:
+            records.append(record)
+            row = {name: record["report"][name] for name in SHOWN if name in record["report"]}
+            rows.append({"model": variant, **row})
+            print(f"{variant} on {config.tpu_topology}: {_said(row)}", flush=True)
+    return {"origin": origin(records), "rows": rows}
+
+
+def _said(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return row["failed"]
+    if not row["fits"]:
+        return "too large"
+    return f"{row['tokens_per_second']:,.0f} tokens/s by static estimate"
 
 
 if __name__ == "__main__":
-    define_flags("efficiency")
-    app.run(main, flags_parser=parser(CONFIG))
+    command.study(main, REPORT, EfficiencyConfig, "efficiency")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-from experiments.efficiency.processes import ROOT
+from experiments.efficiency.peer_processes import ROOT
 
 
 def estimate(variant: str, preset: str, topology: str, *flags: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-from experiments.genomics.training import log_loss
+from experiments.genomics.classifier_training import log_loss
 
 BINS = 10
 

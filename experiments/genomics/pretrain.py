@@ -25,8 +25,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.comparison.provenance import provenance
-from experiments.comparison.trial import write_json
+from experiments.comparison.store import provenance, write_json
 from experiments.genomics.models import MATCHED, Size, language_model
 from experiments.genomics.objectives import alphabet, masked_loss, next_loss
 from experiments.training.config import OptimizerConfig

@@ -8,17 +8,16 @@ answers near chance; "chance" stands beside every accuracy.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 
+from experiments import command
 from experiments.language_modeling.likelihood import likelihoods
 from experiments.language_modeling.questions import Task, find_tasks
+from experiments.language_modeling.saved_models import load_model
 from experiments.language_modeling.scoring import score
-from experiments.language_modeling.trained import load_model
-from experiments.training.config import parse_flags
 from experiments.training.workdir import versions
 from titans_jax import Titans
 from titans_jax.data import Tokenizer
@@ -46,17 +45,11 @@ def line(name: str, metrics: dict[str, float]) -> str:
     return f"{name:<28}{int(metrics['questions']):>9,}{''.join(cells)}"
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Reads the questions, loads the model, scores task by task."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
-    logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
     given: Any = flags.FLAGS
-    try:
-        tasks = find_tasks(Path(given.data_dir) / QUESTIONS, given.tasks, given.limit)
-        trained = load_model(Path(given.workdir), given.tokenizer)
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+    tasks = find_tasks(command.data_dir() / QUESTIONS, given.tasks, given.limit)
+    trained = load_model(Path(given.workdir), given.tokenizer)
     variant = trained.model.config.variant
     print(f"{variant} after {trained.steps} steps\n{'task':<28}{'questions':>9}", end="")
     print("".join(f"{column:>14}" for column in COLUMNS), flush=True)
@@ -78,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
 def define_flags() -> None:
     """The command's flags; not at import, because other programs use `answer` with flags of their own."""
     flags.DEFINE_string("workdir", None, "the run whose model answers", required=True)
-    flags.DEFINE_string("data_dir", None, "a folder with evals/*.jsonl", required=True)
+    command.define_data_dir()
     flags.DEFINE_list("tasks", [], "beginnings of the files' names; all files if none is given")
     flags.DEFINE_integer("limit", 0, "questions of each task; 0 = all", lower_bound=0)
     flags.DEFINE_string("tokenizer", None, "where the run's tokenizer file is now, if it has moved")
@@ -87,4 +80,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

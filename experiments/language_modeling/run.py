@@ -7,35 +7,23 @@ and then with every seed, and scores them on a held-out book, on WikiText and on
 command continues where it was interrupted. --config=experiments/configs/language_modeling.py:340m is the paper's size.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
-
-from experiments.comparison import run_study, write_results
-from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
+from experiments import command
+from experiments.comparison import run_study
 from experiments.language_modeling.config import LanguageModelingConfig
-from experiments.language_modeling.data_dir import data_dir, define_data_dir
 from experiments.language_modeling.models import make_models
-from experiments.language_modeling.report import markdown, plot
+from experiments.language_modeling.report import REPORT
 from experiments.language_modeling.task import LanguageModeling, with_vocabulary
-from experiments.training.config import from_config_dict
-
-CONFIG = "experiments/configs/language_modeling.py"
-DATA = define_data_dir()
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs what is missing of the study and writes the results."""
-    with messages(argv):
-        config = from_config_dict(LanguageModelingConfig, flags.FLAGS.config)
-        task = LanguageModeling(data_dir(DATA), config.text, config.questions)
-        models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
-        study = run_study(task, models, config.study, Path(flags.FLAGS.workdir))
-        results = {"command": command_line("experiments.language_modeling.run"), "study": study}
-        write_results(results, output_path(), markdown, plot)
+def main(config: LanguageModelingConfig, workdir: Path, data: Path) -> dict[str, Any]:
+    """Runs what is missing of the study and returns the results."""
+    task = LanguageModeling(data, config.text, config.questions)
+    models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
+    return {"study": run_study(task, models, config.study, workdir)}
 
 
 if __name__ == "__main__":
-    define_flags("language_modeling")
-    app.run(main, flags_parser=parser(CONFIG))
+    command.study(main, REPORT, LanguageModelingConfig, "language_modeling", data=True)

@@ -1,11 +1,11 @@
 """Language modelling as a task of a study: random windows of books, judged in bits per byte and by questions."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.task import SELECTION
+from experiments.comparison.config import SELECTION
+from experiments.comparison.store import fingerprint
 from experiments.language_modeling.config import QuestionsConfig, TextConfig
 from experiments.language_modeling.evaluate import QUESTIONS, answer
 from experiments.language_modeling.questions import Task as Questions
@@ -36,7 +36,7 @@ class TextTask:
         """
         self.config = config
         self.tokenizer: Tokenizer = load_tokenizer(config.tokenizer)
-        self._digest = hashlib.sha256()
+        self._read: list[bytes] = []
         tests = [find_texts(data_dir, pattern)[0] for pattern in config.tests]
         train = [path for path in find_texts(data_dir, config.train) if path not in tests]
         parts = [cut_off(path, config.valid_fraction) for path in train]
@@ -46,9 +46,11 @@ class TextTask:
         self.valid = [self._encode(text) for _, text in parts if text]
         self.tests = {path.stem: self._encode(beginning(path, config.test_bytes)) for path in tests}
         self._files = [path.name for path in (*train, *tests)]
+        self._sha256 = fingerprint(self._read)
+        self._read.clear()
 
     def _encode(self, text: bytes) -> Tokens:
-        self._digest.update(hashlib.sha256(text).digest())
+        self._read.append(text)
         return encode(text, self.tokenizer)
 
     def describe(self) -> dict[str, Any]:
@@ -56,7 +58,7 @@ class TextTask:
         return {
             **dataclasses.asdict(self.config),
             "files": self._files,
-            "sha256": self._digest.hexdigest(),
+            "sha256": self._sha256,
         }
 
     def batch(self, index: int, seed: int) -> Batch:
@@ -89,9 +91,10 @@ class LanguageModeling(TextTask):
             self.questions = find_tasks(data_dir / QUESTIONS, questions.tasks, questions.limit)
 
     def describe(self) -> dict[str, Any]:
-        """The texts', and the questions' names and number."""
+        """The texts', and the questions' names, number and what they say."""
         asked = {task.name: len(task.questions) for task in self.questions}
-        return {**super().describe(), "questions": asked}
+        digest = fingerprint(repr(task).encode() for task in self.questions)
+        return {**super().describe(), "questions": asked, "questions_sha256": digest}
 
     def evaluate(self, model: Titans) -> dict[str, Any]:
         """Bits per byte, and the metrics of each file of questions (scoring.py)."""

@@ -1,12 +1,10 @@
 """The models of the memory-depth experiment, what they are tested on, and how fast they train."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
-from experiments.efficiency.rows import Rows
-from experiments.efficiency.training_speed import measure
+from experiments.efficiency.training_speed import measure_all
 from experiments.language_modeling.task import TextTask
 from experiments.language_modeling.text import bits_per_byte
 from experiments.memory_depth.config import MemoryDepthConfig
@@ -48,14 +46,10 @@ def make_models(
 
 
 def speeds(
-    config: MemoryDepthConfig, models: dict[str, TitansConfig], rows: Rows
-) -> list[dict[str, Any]]:
+    config: MemoryDepthConfig, models: dict[str, TitansConfig], workdir: Path
+) -> dict[str, Any]:
     """Speed and memory of every depth's training step at every length (experiments/efficiency/training_speed.py)."""
-    found = []
-    for depth, model in models.items():
-        for length in config.lengths:
-            batch = config.tokens_per_step // length
-            step = functools.partial(measure, model, batch, length, config.repeats)
-            row = rows.get(f"{depth} {length}", step)
-            found.append({"depth": depth, "length": length, "batch_size": batch, **row})
-    return found
+    shapes = [(length, config.tokens_per_step // length) for length in config.lengths]
+    found = measure_all(models, shapes, config.repeats, workdir)
+    rows = [{"depth": row.pop("model"), **row} for row in found["rows"]]
+    return {"origin": found["origin"], "rows": rows}

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.comparison.task import SELECTION
+from experiments.comparison.config import SELECTION
+from experiments.comparison.store import fingerprint
 from experiments.language_modeling.likelihood import Encoded, token_likelihoods
 from experiments.language_modeling.text import find_texts
 from experiments.needle_in_a_haystack.config import NeedleConfig
@@ -78,7 +79,14 @@ class Needles:
         for name in ("model", "models", "study", "test_batch"):
             del fields[name]
         sentences = {part: len(haystack.lines) for part, haystack in self._prose.items()}
-        return {**fields, "fingerprint": self.tokenizer.fingerprint(), "sentences": sentences}
+        return {
+            **fields,
+            "fingerprint": self.tokenizer.fingerprint(),
+            "sentences": sentences,
+            "sha256": fingerprint(
+                "\n".join(haystack.lines).encode() for haystack in self._prose.values()
+            ),
+        }
 
     def sample(
         self, task: str, part: str, length: int, rng: random.Random, bare: bool = False

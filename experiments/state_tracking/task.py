@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 from jaxtyping import Int
 
-from experiments.comparison.task import SELECTION
+from experiments.comparison.config import SELECTION
 from experiments.state_tracking.groups import GROUPS, Group, group
 from experiments.training.step import Batch
 from titans_jax import Titans

@@ -52,5 +52,5 @@ def test_both_studies_and_the_speed_are_reported(tmp_path):
     assert results["one_width"]["complete"]
     page = (work / "results.md").read_text()
     assert "at equal parameters, trained in windows of 32" in page
-    assert f"| 1 | {results['speed'][0]['tokens_per_second']:,.0f} ± " in page
+    assert f"| 1 | {results['speed']['rows'][0]['tokens_per_second']:,.0f} ± " in page
     assert (work / "results.png").stat().st_size > 5_000
