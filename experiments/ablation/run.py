@@ -7,18 +7,48 @@ the needles of experiments/needle_in_a_haystack, for what is left after a long d
 memory is worth that has read two million bytes. The same command continues where it was interrupted.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from experiments import command
 from experiments.ablation.cases import make_cases
-from experiments.ablation.config import AblationConfig
 from experiments.ablation.report import REPORT
-from experiments.ablation.streams import Streams
-from experiments.comparison import run_study
-from experiments.language_modeling.task import TextTask, with_vocabulary
-from experiments.needle_in_a_haystack.task import Needles
+from experiments.ablation.streams import StreamConfig, Streams
+from experiments.comparison import StudyConfig, run_study
+from experiments.language_modeling.task import TextConfig, TextTask, with_vocabulary
+from experiments.needle_in_a_haystack.task import NeedleConfig, Needles
+from titans_jax import TitansConfig
 from titans_jax.data import load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationConfig:
+    """Everything that decides the ablation.
+
+    Attributes:
+      cases: names, see cases.py.
+      chunks: chunk sizes that the base is also tried with.
+      model: the base of the language models.
+      text: see TextConfig.
+      study: of the language models.
+      needle_cases: names of the cases that are asked for needles.
+      needle_chunks: chunk sizes likewise.
+      needles: see NeedleConfig; its `model` is the base there, and its `models` are not used.
+      stream_cases: names of the cases that read a long text; none for no stream.
+      streams: see StreamConfig; its `model` is the base there.
+    """
+
+    cases: tuple[str, ...] = ("base",)
+    chunks: tuple[int, ...] = ()
+    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    needle_cases: tuple[str, ...] = ("base",)
+    needle_chunks: tuple[int, ...] = ()
+    needles: NeedleConfig = dataclasses.field(default_factory=NeedleConfig)
+    stream_cases: tuple[str, ...] = ()
+    streams: StreamConfig = dataclasses.field(default_factory=StreamConfig)
 
 
 def main(config: AblationConfig, workdir: Path, data: Path) -> dict[str, Any]:

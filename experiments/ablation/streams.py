@@ -16,18 +16,65 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments.ablation.config import StreamConfig
 from experiments.comparison import StudyConfig
 from experiments.comparison.store import fingerprint, plain
 from experiments.comparison.study import Training, check_sizes, compare, kept
 from experiments.long_context.streaming import stream_text
 from experiments.long_context.training import train
-from experiments.training.config import DataConfig, TrainConfig
+from experiments.training.config import DataConfig, OptimizerConfig, TrainConfig
 from experiments.training.text import load_text
 from titans_jax import TitansConfig
-from titans_jax.config import require
+from titans_jax.config import is_count, require
 from titans_jax.data.tokenizers import Tokenizer
 from titans_jax.matching import count_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """Models that carry their memory through a long text, in training and in testing (streams.py).
+
+    Attributes:
+      model: the base.
+      prose: texts under --data_dir, a pattern.
+      held_out: fraction of them that is not trained on, whole texts; the stream is read from it.
+      tokenizer: "bytes", or a tokenizer file.
+      length: tokens of a window in training, through which the gradient goes.
+      batch_size: windows of a batch.
+      steps: of a training.
+      optimizer: one learning rate for all.
+      tokens: of the stream, a power of two.
+      seeds: of parameters and of the places in the text; the texts held out are the same for all.
+    """
+
+    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
+    prose: str = "text/train_*.txt"
+    held_out: float = 0.17
+    tokenizer: str = "bytes"
+    length: int = 1024
+    batch_size: int = 2
+    steps: int = 300
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    tokens: int = 2_097_152
+    seeds: tuple[int, ...] = (0, 1)
+
+    def __post_init__(self) -> None:
+        for name in ("length", "batch_size", "steps"):
+            value = getattr(self, name)
+            require(is_count(value), f"config.streams.{name}", value, "a positive integer")
+        require(0 < self.held_out < 1, "config.streams.held_out", self.held_out, "in (0, 1)")
+        require(
+            is_count(self.tokens, 1024) and not self.tokens & (self.tokens - 1),
+            "config.streams.tokens",
+            self.tokens,
+            "a power of two of at least 1024",
+        )
+        require(
+            bool(self.seeds) and len(set(self.seeds)) == len(self.seeds),
+            "config.streams.seeds",
+            self.seeds,
+            "at least one, none twice",
+        )
+
 
 #: Tokens per call of the device in reading.
 BLOCK = 1024

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.babilong.config import samples_at
+from experiments.babilong.task import samples_at
 from experiments.comparison import page, picture
 
 TITLE = "BABILong: facts of a story hidden in prose"

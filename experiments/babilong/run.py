@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command
-from experiments.babilong.config import BabilongConfig
 from experiments.babilong.report import REPORT
 from experiments.babilong.streams import stream_rows
-from experiments.babilong.task import Babilong
+from experiments.babilong.task import Babilong, BabilongConfig
 from experiments.comparison import run_study
-from experiments.language_modeling.models import make_models
+from experiments.language_modeling.named_models import make_models
 from experiments.language_modeling.task import with_vocabulary
 
 

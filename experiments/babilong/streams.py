@@ -4,8 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.babilong.config import BabilongConfig
-from experiments.babilong.task import Babilong
+from experiments.babilong.task import Babilong, BabilongConfig
 from experiments.comparison.store import keep, machine, origin
 from experiments.comparison.trial import Trial
 from experiments.language_modeling.saved_models import load_trial

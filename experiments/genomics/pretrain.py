@@ -26,7 +26,7 @@ import optax
 from flax import nnx
 
 from experiments.comparison.store import provenance, write_json
-from experiments.genomics.models import MATCHED, Size, language_model
+from experiments.genomics.classifiers import MATCHED, Size, language_model
 from experiments.genomics.objectives import alphabet, masked_loss, next_loss
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.comparison import page, picture
-from experiments.genomics.models import TITLES
+from experiments.genomics.classifiers import TITLES
 from experiments.genomics.tasks import PAPER, sizes_line
 
 DEMONSTRATION = (

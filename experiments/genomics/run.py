@@ -18,8 +18,15 @@ from experiments.comparison.config import SELECTION, check_distinct
 from experiments.comparison.store import fingerprint, plain
 from experiments.comparison.study import Training, compare, kept
 from experiments.genomics.classifier_training import FitConfig, fit, log_loss, predict
+from experiments.genomics.classifiers import (
+    PRETRAINED,
+    TITLES,
+    Size,
+    build,
+    count,
+    from_language_model,
+)
 from experiments.genomics.metrics import judge
-from experiments.genomics.models import PRETRAINED, TITLES, Size, build, count, from_language_model
 from experiments.genomics.report import REPORT
 from experiments.genomics.tasks import Task, load_task
 from titans_jax.config import require
@@ -35,7 +42,7 @@ class GenomicsConfig:
 
     Attributes:
       task: a task of GenomicBenchmarks (tasks.py), or a folder's or table's name in DIR.
-      models: names, with commas between (models.py).
+      models: names, with commas between (classifiers.py).
       pretrained: folder of a language model, where the model 'pretrained' starts.
       rates: learning rates, with commas between.
       seeds: of parameters, order and strands, with commas between; the first chooses the rate.

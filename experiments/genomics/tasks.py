@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from experiments.comparison.store import fingerprint
 from experiments.genomics.classifier_training import Examples
-from experiments.genomics.splits import FRACTIONS, groups, kmers, split
+from experiments.genomics.leak_free_split import FRACTIONS, groups, kmers, split
 from titans_jax.data.genomic import PARTS, LabelledSequences, read_benchmark, read_table
 from titans_jax.data.nucleotides import NucleotideTokenizer
 

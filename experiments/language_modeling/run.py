@@ -7,15 +7,40 @@ and then with every seed, and scores them on a held-out book, on WikiText and on
 command continues where it was interrupted. --config=experiments/configs/language_modeling.py:340m is the paper's size.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from experiments import command
-from experiments.comparison import run_study
-from experiments.language_modeling.config import LanguageModelingConfig
-from experiments.language_modeling.models import make_models
+from experiments.comparison import StudyConfig, run_study
+from experiments.language_modeling.named_models import make_models
 from experiments.language_modeling.report import REPORT
-from experiments.language_modeling.task import LanguageModeling, with_vocabulary
+from experiments.language_modeling.task import (
+    LanguageModeling,
+    QuestionsConfig,
+    TextConfig,
+    with_vocabulary,
+)
+from titans_jax import TitansConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelingConfig:
+    """Everything that decides the experiment.
+
+    Attributes:
+      models: names, see named_models.py.
+      model: what they share.
+      text: see TextConfig.
+      questions: see QuestionsConfig.
+      study: see StudyConfig.
+    """
+
+    models: tuple[str, ...] = ("lmm", "mac", "mag", "mal", "transformer", "transformer_window")
+    model: TitansConfig = dataclasses.field(default_factory=TitansConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    questions: QuestionsConfig = dataclasses.field(default_factory=QuestionsConfig)
+    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
 
 
 def main(config: LanguageModelingConfig, workdir: Path, data: Path) -> dict[str, Any]:

@@ -6,11 +6,7 @@ from typing import Any
 
 from experiments.comparison.config import SELECTION
 from experiments.comparison.store import fingerprint
-from experiments.language_modeling.config import QuestionsConfig, TextConfig
-from experiments.language_modeling.evaluate import QUESTIONS, answer
-from experiments.language_modeling.questions import Task as Questions
-from experiments.language_modeling.questions import find_tasks
-from experiments.language_modeling.text import (
+from experiments.language_modeling.bits_per_byte import (
     Tokens,
     Windows,
     beginning,
@@ -19,9 +15,63 @@ from experiments.language_modeling.text import (
     encode,
     find_texts,
 )
+from experiments.language_modeling.evaluate import QUESTIONS, answer
+from experiments.language_modeling.questions import Task as Questions
+from experiments.language_modeling.questions import find_tasks
 from experiments.training.step import Batch
 from titans_jax import Titans, TitansConfig
+from titans_jax.config import is_count, require
 from titans_jax.data import Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Texts under --data_dir.
+
+    Attributes:
+      train: files to train on, a pattern.
+      valid_fraction: the end of each of them that is held out, to choose the learning rate by.
+      tests: files to test on.
+      test_bytes: at most so many of each of them; 0 for all.
+      tokenizer: "bytes", or a tokenizer file.
+      length: tokens of a sequence, in training and in testing.
+      batch_size: sequences of a batch.
+    """
+
+    train: str = "text/train_*.txt"
+    valid_fraction: float = 0.02
+    tests: tuple[str, ...] = ("text/valid_1661.txt", "text/wikitext103_valid.txt")
+    test_bytes: int = 262_144
+    tokenizer: str = "bytes"
+    length: int = 512
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.valid_fraction < 1,
+            "config.text.valid_fraction",
+            self.valid_fraction,
+            "in (0, 1)",
+        )
+        for name in ("length", "batch_size"):
+            value = getattr(self, name)
+            require(is_count(value), f"config.text.{name}", value, "a positive integer")
+        require(
+            is_count(self.test_bytes, 0), "config.text.test_bytes", self.test_bytes, "from 0 on"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionsConfig:
+    """Zero-shot questions under --data_dir.
+
+    Attributes:
+      tasks: beginnings of the names of files in evals/; none for no questions.
+      limit: questions of each; 0 for all.
+    """
+
+    tasks: tuple[str, ...] = ("lambada", "piqa", "arc_easy", "winogrande")
+    limit: int = 200
 
 
 class TextTask:
@@ -97,7 +147,7 @@ class LanguageModeling(TextTask):
         return {**super().describe(), "questions": asked, "questions_sha256": digest}
 
     def evaluate(self, model: Titans) -> dict[str, Any]:
-        """Bits per byte, and the metrics of each file of questions (scoring.py)."""
+        """Bits per byte, and the metrics of each file of questions (evaluate.py)."""
         answers = {task.name: answer(model, self.tokenizer, task) for task in self.questions}
         return {**super().evaluate(model), "questions": answers}
 

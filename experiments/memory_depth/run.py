@@ -14,9 +14,8 @@ from typing import Any
 from experiments import command
 from experiments.comparison import run_study
 from experiments.language_modeling.task import with_vocabulary
-from experiments.memory_depth.config import MemoryDepthConfig
 from experiments.memory_depth.report import REPORT
-from experiments.memory_depth.task import LengthTask, make_models, speeds
+from experiments.memory_depth.task import LengthTask, MemoryDepthConfig, make_models, speeds
 
 #: Of the study whose models are not of one size: any difference.
 ANY_SIZE = 100.0

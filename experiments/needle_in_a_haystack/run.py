@@ -11,11 +11,10 @@ from typing import Any
 
 from experiments import command
 from experiments.comparison import run_study
-from experiments.language_modeling.models import make_models
+from experiments.language_modeling.named_models import make_models
 from experiments.language_modeling.task import with_vocabulary
-from experiments.needle_in_a_haystack.config import NeedleConfig
 from experiments.needle_in_a_haystack.report import REPORT
-from experiments.needle_in_a_haystack.task import Needles
+from experiments.needle_in_a_haystack.task import NeedleConfig, Needles
 
 
 def main(config: NeedleConfig, workdir: Path, data: Path) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from typing import Any
 
 from experiments import command
 from experiments.comparison import run_study
-from experiments.state_tracking.config import StateTrackingExperiment, make_models
 from experiments.state_tracking.report import REPORT
-from experiments.state_tracking.task import StateTracking
+from experiments.state_tracking.task import StateTracking, StateTrackingExperiment, make_models
 
 
 def main(config: StateTrackingExperiment, workdir: Path) -> dict[str, Any]:

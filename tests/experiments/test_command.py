@@ -89,9 +89,9 @@ def test_a_field_without_a_line_is_an_error():
 @pytest.mark.parametrize(
     "config",
     [
-        "ablation.config.AblationConfig", "babilong.config.BabilongConfig", "efficiency.config.EfficiencyConfig",
-        "language_modeling.config.LanguageModelingConfig", "memory_depth.config.MemoryDepthConfig",
-        "needle_in_a_haystack.config.NeedleConfig", "state_tracking.config.StateTrackingExperiment",
+        "ablation.run.AblationConfig", "babilong.task.BabilongConfig", "efficiency.run.EfficiencyConfig",
+        "language_modeling.run.LanguageModelingConfig", "memory_depth.task.MemoryDepthConfig",
+        "needle_in_a_haystack.task.NeedleConfig", "state_tracking.task.StateTrackingExperiment",
         "training.config.TrainConfig", "efficiency.compare_peer.PeerConfig", "genomics.run.GenomicsConfig",
         "time_series.run.ForecastingConfig", "time_series.online.OnlineConfig", "time_series.pictures.PicturesConfig",
     ],

@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.ablation.config import StreamConfig
-from experiments.ablation.streams import Streams
+from experiments.ablation.streams import StreamConfig, Streams
 from experiments.comparison.page import number
 from experiments.training.config import OptimizerConfig
 from tests.experiments.toy_data import write_data

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.babilong.config import BabilongConfig
-from experiments.babilong.task import Babilong
+from experiments.babilong.task import Babilong, BabilongConfig
 from experiments.comparison import StudyConfig
 from experiments.language_modeling.likelihood import Likelihood
 from tests.experiments.test_command_line import command

@@ -7,9 +7,8 @@ import pytest
 
 from experiments.comparison.page import page
 from experiments.comparison.store import read_record
-from experiments.efficiency.config import EfficiencyConfig
 from experiments.efficiency.report import REPORT
-from experiments.efficiency.run import main
+from experiments.efficiency.run import EfficiencyConfig, main
 from titans_jax import preset
 
 SMALL = EfficiencyConfig(

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from experiments.memory_depth.config import MemoryDepthConfig
-from experiments.memory_depth.task import make_models
+from experiments.memory_depth.task import MemoryDepthConfig, make_models
 from tests.experiments.test_command_line import command
 from tests.experiments.toy_data import SMALL, write_data
 from titans_jax import preset

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.language_modeling.likelihood import Likelihood
-from experiments.needle_in_a_haystack.config import NeedleConfig
-from experiments.needle_in_a_haystack.task import Needles
+from experiments.needle_in_a_haystack.task import NeedleConfig, Needles
 from tests.experiments.test_command_line import command
 
 SMALL = NeedleConfig(

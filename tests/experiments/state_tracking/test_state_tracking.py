@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.comparison.page import number
-from experiments.state_tracking.groups import GROUPS, group
 from experiments.state_tracking.task import StateTracking, StateTrackingConfig
+from experiments.state_tracking.word_problems import GROUPS, group
 from tests.experiments.test_command_line import command
 
 ORDERS = {"parity": 2, "z60": 60, "a5": 60, "s5": 120, "s5_swaps": 120}
