@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -143,6 +144,9 @@ def _lines(content: Any, indent: str = "") -> str:
     if not content or not isinstance(content, dict | list) or len(indent + whole) <= _WIDTH:
         return whole
     inner = indent + " "
+    if isinstance(content, list) and not any(isinstance(x, dict | list | str) for x in content):
+        numbers = textwrap.wrap(whole[1:-1], _WIDTH - len(inner))
+        return "[\n" + "\n".join(inner + line for line in numbers) + "\n" + indent + "]"
     if isinstance(content, dict):
         items = [f"{json.dumps(name)}: {_lines(value, inner)}" for name, value in content.items()]
         first, last = "{}"

@@ -57,6 +57,7 @@ from typing import Any
 import jax
 
 from experiments import command
+from experiments.comparison.page import page
 from experiments.efficiency import peer_cases as cases
 from experiments.efficiency import peer_page
 from experiments.efficiency.peer_processes import Worker, peer_interpreter, running
@@ -306,7 +307,7 @@ def main() -> None:
     result = measure_all(config)
     for path, text in (
         (config.json, json.dumps(result, indent=2) + "\n"),
-        (config.markdown, peer_page.markdown(result)),
+        (config.markdown, page(result, "compare_peer", peer_page.REPORT)),
     ):
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)

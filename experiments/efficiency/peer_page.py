@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from experiments.comparison.page import Report
 from experiments.efficiency import peer_cases as cases
 
 SIZES = "batch, length, dim, heads, chunk, depth, expansion"
@@ -71,17 +72,11 @@ def _scaling_table(scaling: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a page: command, machine, tables, the line of means."""
+def body(report: dict[str, Any]) -> list[str]:
+    """Machine, tables, the line of means."""
     place, rows = report["machine"], report["rows"]
     fastest = max(row["matmul_flops_per_second"] for row in rows)
     lines = [
-        "# Speed and memory against titans-pytorch",
-        "",
-        "Written by:",
-        "",
-        f"    {report['command']}",
-        "",
         f"{place['accelerator']}{', beside ' if place['accelerator'] else ''}"
         f"{place['processor']}, {place['cores']} cores, Python {place['python']},"
         f" jax {place['jax']}, {place['peer']}, {place['date']}."
@@ -107,4 +102,7 @@ def markdown(report: dict[str, Any]) -> str:
             "",
             *_scaling_table(report["scaling"]),
         ]
-    return "\n".join([*lines, "", "Ours over theirs:", "", f"    {report['summary']}", ""])
+    return [*lines, "", "Ours over theirs:", "", f"    {report['summary']}"]
+
+
+REPORT = Report(lambda _: "Speed and memory against titans-pytorch", body, lambda _: None)

@@ -96,7 +96,7 @@ def main(config: PicturesConfig, workdir: Path, folder: Path) -> dict[str, Any]:
 
     drawn = [
         {
-            "from": str(data.dates[start + LOOKBACK])[:16],
+            "from": str(data.dates[start + LOOKBACK])[:16].replace("T", " "),
             "true": by_column(series[start : start + LOOKBACK + config.horizon]),
             "forecasts": {m: by_column(r["forecasts"][index]) for m, r in records.items()},
         }

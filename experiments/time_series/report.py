@@ -33,10 +33,8 @@ PAPER = {
 }  # fmt: skip
 
 
-COLOURS = {
-    "LMM": "C1", "MAG": "C2", "MAC": "C0", "LMM-frozen": "C5", "DLinear": "0.65", "RLinear": "0.35",
-    "RLinear+": "C7", "RLinear+cycle": "C8", "PatchTST-style": "C4", "iTransformer-style": "C9",
-}  # fmt: skip
+OURS = ("LMM", "MAG", "MAC")
+COLOURS = {"LMM": "C1", "RLinear": "C0"}
 MODES = {
     "learning": "learning all the time", "stopped": "stopped where the test begins", "window": "anew in every window",
     "frozen": "never written",
@@ -63,6 +61,10 @@ def errors_of(model: Mapping[str, Any], *path: str) -> list[tuple[float, float]]
     for name in path:
         found = [one[name] for one in found]
     return [(one["mse"], one["mae"]) for one in found]
+
+
+def _mse(model: Mapping[str, Any], name: str) -> tuple[float, float | None]:
+    return page.number(model, (name, "mse"))
 
 
 def means_over_horizons(
@@ -125,17 +127,8 @@ def figure(results: dict[str, Any]) -> Figure | None:
     size = (2.7, 0.3 * len(names) + 1.1)
     drawn, axes = picture.panels(1, len(studies), title, size=size, sharey=True)
     for panel, (horizon, models) in zip(axes[0], studies.items(), strict=True):
-        for place, name in enumerate(names):
-            if name in models:
-                values = [mse for mse, _ in errors_of(models[name], "test")]
-                spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-                colour = "C0" if name in ("LMM", "MAG", "MAC") else "0.4"
-                panel.errorbar(
-                    np.mean(values), place, xerr=spread, fmt="o", capsize=2, color=colour
-                )
-        panel.set_yticks(range(len(names)), names)
-        panel.set_ylim(-0.6, len(names) - 0.4)
-        panel.grid(alpha=0.3)
+        values = {name: _mse(model, "test") for name, model in models.items()}
+        picture.dots(panel, names, values, {n: "C0" if n in OURS else "0.4" for n in names})
         panel.set(xlabel="test MSE", title=f"{horizon} rows ahead")
     return drawn
 
@@ -172,10 +165,9 @@ def online_figure(results: dict[str, Any]) -> Figure | None:
     panel, modes = axes[0][0], results["modes"][::-1]
     for number, (context, model) in enumerate(models.items()):
         for place, mode in enumerate(modes):
-            values = [mse for mse, _ in errors_of(model, mode)]
-            spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+            mean, spread = _mse(model, mode)
             label = f"training: {_read_before(context)}" if not place else None
-            panel.errorbar(np.mean(values), place + 0.15 * number, xerr=spread, fmt="o", capsize=2,
+            panel.errorbar(mean, place + 0.15 * number, xerr=spread or 0.0, fmt="o", capsize=2,
                            color=f"C{number}", label=label)  # fmt: skip
     panel.set_yticks(range(len(modes)), [MODES[mode] for mode in modes])
     panel.grid(alpha=0.3)

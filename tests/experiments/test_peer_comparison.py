@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from experiments.comparison.page import page
 from experiments.efficiency import compare_peer, peer_page
 from experiments.efficiency import peer_cases as cases
 from experiments.efficiency import peer_protocol as worker
@@ -111,14 +112,14 @@ def test_page_has_every_row_the_command_and_the_line_of_means():
         "scaling": [{"length": 1024, "fwd": 1.5, "fwdbwd": 4.5}],
         "summary": cases.summary_line([row]),
     }
-    page = peer_page.markdown(result)
+    text = page(result, "peer", peer_page.REPORT)
     label = "| 2, 1024, 256, 4, 64, 2, 2 |"
-    assert f"{label} fwd | 800 (800 to 800) | 50% | 100 (100 to 100) | 8.00 |" in page
-    assert f"{label} 1 | 1 | 4 | 4 | 0.25 |" in page
-    assert "| 1024 | 1.50 | 4.50 |" in page
-    assert "first row: 0.25." in page
-    assert result["command"] in page
-    assert result["summary"] in page
+    assert f"{label} fwd | 800 (800 to 800) | 50% | 100 (100 to 100) | 8.00 |" in text
+    assert f"{label} 1 | 1 | 4 | 4 | 0.25 |" in text
+    assert "| 1024 | 1.50 | 4.50 |" in text
+    assert "first row: 0.25." in text
+    assert result["command"] in text
+    assert result["summary"] in text
     assert "1.50 fwd, 4.50 fwdbwd" in peer_page.describe_scaling(result["scaling"][0])
     assert "8.00x" in peer_page.describe_row(row)
 

@@ -58,13 +58,14 @@ def test_json_has_a_line_for_whatever_fits(tmp_path):
     content = {
         "short": [1, 2, {"a": None}],
         "long": {str(n): [0.1] * 30 for n in range(3)},
+        "numbers": [0.125] * 60,
         "none": {},
     }
     store.write_json(tmp_path / "a.json", content)
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text) == content
     assert ' "short": [1, 2, {"a": null}],' in text.splitlines()
-    assert len(text.splitlines()) == 9
+    assert len(text.splitlines()) == 2 + 1 + 5 + 5 + 1
     assert max(map(len, text.splitlines())) <= 200
 
 
