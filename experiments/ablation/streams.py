@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.comparison import StudyConfig
+from experiments.comparison.config import check, check_counts
 from experiments.comparison.store import fingerprint, plain
 from experiments.comparison.study import Training, check_sizes, compare, kept
 from experiments.long_context.streaming import stream_text
@@ -58,22 +59,12 @@ class StreamConfig:
     seeds: tuple[int, ...] = (0, 1)
 
     def __post_init__(self) -> None:
-        for name in ("length", "batch_size", "steps"):
-            value = getattr(self, name)
-            require(is_count(value), f"config.streams.{name}", value, "a positive integer")
-        require(0 < self.held_out < 1, "config.streams.held_out", self.held_out, "in (0, 1)")
-        require(
-            is_count(self.tokens, 1024) and not self.tokens & (self.tokens - 1),
-            "config.streams.tokens",
-            self.tokens,
-            "a power of two of at least 1024",
-        )
-        require(
-            bool(self.seeds) and len(set(self.seeds)) == len(self.seeds),
-            "config.streams.seeds",
-            self.seeds,
-            "at least one, none twice",
-        )
+        check_counts(self, "config.streams.", "length", "batch_size", "steps")
+        check(self, 0 < self.held_out < 1, "config.streams.held_out", "in (0, 1)")
+        power = is_count(self.tokens, 1024) and not self.tokens & (self.tokens - 1)
+        check(self, power, "config.streams.tokens", "a power of two of at least 1024")
+        distinct = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
+        check(self, distinct, "config.streams.seeds", "at least one, none twice")
 
 
 #: Tokens per call of the device in reading.

@@ -25,13 +25,13 @@ from experiments.babilong.hidden_stories import (
 from experiments.babilong.stories import Story, exchanged, find_file, labels, read_stories
 from experiments.babilong.vocabulary import make_tokenizer
 from experiments.comparison import StudyConfig
-from experiments.comparison.config import SELECTION
+from experiments.comparison.config import SELECTION, check, check_counts
 from experiments.comparison.store import fingerprint
 from experiments.language_modeling.bits_per_byte import find_texts
 from experiments.language_modeling.likelihood import Encoded, token_likelihoods
 from experiments.training.step import Batch
 from titans_jax import Titans, TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.config import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,35 +93,22 @@ class BabilongConfig:
 
     def __post_init__(self) -> None:
         for name in ("tasks", "train_lengths", "test_lengths", "test_prose"):
-            require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
-        for name in ("test_samples", "least_samples", "answer_tokens", "stream_samples"):
-            value = getattr(self, name)
-            require(is_count(value), f"config.{name}", value, "a positive integer")
-        for name in ("prose_steps", "short_steps"):
-            require(
-                is_count(getattr(self, name), 0),
-                f"config.{name}",
-                getattr(self, name),
-                "an integer, 0 for none",
-            )
+            check(self, bool(getattr(self, name)), f"config.{name}", "not empty")
+        counts = ("test_samples", "least_samples", "answer_tokens", "stream_samples")
+        check_counts(self, "config.", *counts)
+        check_counts(self, "config.", "prose_steps", "short_steps", least=0)
         require(
             self.prose_steps + self.short_steps < self.study.steps,
             "config.prose_steps + config.short_steps",
             self.prose_steps + self.short_steps,
             f"less than config.study.steps = {self.study.steps}",
         )
-        require(
-            bool(self.short_lengths) or not self.short_steps,
-            "config.short_lengths",
-            self.short_lengths,
-            f"not empty with config.short_steps = {self.short_steps}",
-        )
-        require(
-            self.batch_tokens >= max((*self.short_lengths, *self.train_lengths)),
-            "config.batch_tokens",
-            self.batch_tokens,
-            "at least the longest of config.short_lengths and config.train_lengths",
-        )
+        wanted = f"not empty with config.short_steps = {self.short_steps}"
+        right = bool(self.short_lengths) or not self.short_steps
+        check(self, right, "config.short_lengths", wanted)
+        longest = max((*self.short_lengths, *self.train_lengths))
+        wanted = "at least the longest of config.short_lengths and config.train_lengths"
+        check(self, self.batch_tokens >= longest, "config.batch_tokens", wanted)
         words = [word for group in self.exchange for word in group]
         require(len(words) == len(set(words)), "config.exchange", self.exchange, "no word twice")
         for name in self.stream_models:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from experiments.training.config import OptimizerConfig
 from experiments.training.step import Batch
 from titans_jax import Titans
+from titans_jax.config import is_count, require
 
 #: The entry of a judgement by which a candidate is chosen: lower is better.
 SELECTION = "selection"
@@ -58,6 +59,33 @@ def check_distinct(name: str, values: Sequence[float]) -> None:
     """
     if not values or len(set(values)) != len(values):
         raise ValueError(f"{name}={values}: must be a tuple of at least one value, none twice")
+
+
+def check(config: Any, right: bool, field: str, wanted: str) -> None:
+    """Refuses a config one of whose fields cannot work.
+
+    Args:
+      config: a dataclass.
+      right: whether the field can.
+      field: its flag, such as "config.text.length" or "--epochs".
+      wanted: what would be right.
+
+    Raises:
+      ValueError: names the flag and its value.
+    """
+    name = field.rpartition(".")[2].removeprefix("--")
+    require(right, field, getattr(config, name), wanted)
+
+
+def check_counts(config: Any, prefix: str, *names: str, least: int = 1) -> None:
+    """Refuses a config in which some of these fields are no integers of at least 1, or of at least 0.
+
+    Raises:
+      ValueError: names the flag and its value.
+    """
+    wanted = "a positive integer" if least else "an integer, 0 for none"
+    for name in names:
+        check(config, is_count(getattr(config, name), least), prefix + name, wanted)
 
 
 class Task(Protocol):

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.training.config import flatten
 from experiments.training.workdir import versions
 
 CONFIG = "config.json"
@@ -87,8 +88,8 @@ def check_same(folder: Path, key: Mapping[str, Any]) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    saved = _flat(json.loads(path.read_text(encoding="utf-8")))
-    wanted = _flat(plain(key))
+    saved = flatten(json.loads(path.read_text(encoding="utf-8")))
+    wanted = flatten(plain(key))
     differing = [
         f"  {field}: {saved.get(field, 'absent')!r} there, {wanted.get(field, 'absent')!r} given"
         for field in sorted(saved.keys() | wanted.keys())
@@ -155,15 +156,6 @@ def _lines(content: Any, indent: str = "") -> str:
     return first + "\n" + ",\n".join(inner + item for item in items) + "\n" + indent + last
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
-    return flat
-
-
 def provenance() -> dict[str, Any]:
     """Returns what stands beside a result: "commit" (and "error" if that is not the code), "versions", "machine"."""
     return {**_code(), "versions": versions(), "machine": machine()}
@@ -189,6 +181,11 @@ def origin(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def machine() -> str:
     """Returns the processor's name and number of cores."""
+    return f"{processor()}, {os.cpu_count()} cores"
+
+
+def processor() -> str:
+    """Returns the processor's name."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -196,9 +193,8 @@ def machine() -> str:
         lines = []
     for line in lines:
         if line.startswith("model name"):
-            name = line.partition(":")[2].strip()
-            break
-    return f"{name}, {os.cpu_count()} cores"
+            return line.partition(":")[2].strip()
+    return name
 
 
 def _code() -> dict[str, str]:

@@ -57,11 +57,12 @@ from typing import Any
 import jax
 
 from experiments import command
+from experiments.comparison.config import check
 from experiments.comparison.page import page
+from experiments.comparison.store import processor
 from experiments.efficiency import peer_cases as cases
 from experiments.efficiency import peer_page
 from experiments.efficiency.peer_processes import Worker, peer_interpreter, running
-from titans_jax.config import require
 
 SIDES = ("ours", *cases.RULES)
 TURN_SECONDS = 0.5
@@ -104,18 +105,12 @@ class PeerConfig:
 
     def __post_init__(self) -> None:
         last = len(cases.CASES) - 1
-        require(
-            bool(self.rows) and all(0 <= index <= last for index in self.rows),
-            "--rows",
-            self.rows,
-            f"indices from 0 to {last} with commas between them, e.g. 0,1",
-        )
-        require(
-            1 <= self.min_rounds <= self.max_rounds,
-            "--min_rounds",
-            self.min_rounds,
-            f"at least 1 and at most --max_rounds, {self.max_rounds}",
-        )
+        rows = bool(self.rows) and all(0 <= index <= last for index in self.rows)
+        wanted = f"indices from 0 to {last} with commas between them, e.g. 0,1"
+        check(self, rows, "--rows", wanted)
+        bounds = 1 <= self.min_rounds <= self.max_rounds
+        wanted = f"at least 1 and at most --max_rounds, {self.max_rounds}"
+        check(self, bounds, "--min_rounds", wanted)
 
 
 def start(
@@ -245,12 +240,6 @@ def measure_scaling(effort: Effort) -> list[dict[str, Any]]:
 
 def machine(peer_python: str) -> dict[str, Any]:
     """What the numbers depend on: processor, cores, what else was running, versions."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.split(":", 1)[1].strip()
-                break
     names = "'torch', 'titans-pytorch'"
     versions = subprocess.run(
         [
@@ -264,7 +253,7 @@ def machine(peer_python: str) -> dict[str, Any]:
         check=True,
     )
     return {
-        "processor": processor,
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),

@@ -8,13 +8,17 @@ estimate. It needs no data. Every finished row is kept in the workdir, and the s
 """
 
 import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from experiments import command
+from experiments.comparison.config import check
 from experiments.comparison.store import keep, origin
+from experiments.efficiency.peer_processes import ROOT
 from experiments.efficiency.report import REPORT
-from experiments.efficiency.static_estimate import estimate
 from experiments.efficiency.training_speed import measure_all
 from experiments.language_modeling.named_models import make_models
 from titans_jax import TitansConfig
@@ -46,7 +50,7 @@ class EfficiencyConfig:
     tpu_preset: str = "400m"
 
     def __post_init__(self) -> None:
-        require(is_count(self.repeats), "config.repeats", self.repeats, "a positive integer")
+        check(self, is_count(self.repeats), "config.repeats", "a positive integer")
         for length in self.lengths:
             require(
                 is_count(length) and self.tokens_per_step % length == 0,
@@ -54,7 +58,7 @@ class EfficiencyConfig:
                 length,
                 f"a divisor of config.tokens_per_step = {self.tokens_per_step}",
             )
-        require(bool(self.lengths), "config.lengths", self.lengths, "at least one")
+        check(self, bool(self.lengths), "config.lengths", "at least one")
 
 
 #: What the page shows of a static estimate, where there is one.
@@ -97,6 +101,37 @@ def _estimates(config: EfficiencyConfig, variants: list[str], workdir: Path) -> 
             rows.append({"model": variant, **row})
             print(f"{variant} on {config.tpu_topology}: {_said(row)}", flush=True)
     return {"origin": origin(records), "rows": rows}
+
+
+def estimate(variant: str, preset: str, topology: str, *flags: str) -> dict[str, Any]:
+    """The compile report of a preset's training step for TPUs that are absent.
+
+    In a process of its own because libtpu, once loaded, changes what the rest of a program sees.
+
+    Args:
+      variant: of the model.
+      preset: one of the paper's sizes.
+      topology: chip and shape.
+      *flags: further ones of experiments.compile_report.
+
+    Returns:
+      The report as a dict; or {"failed": ...}, what the command said, where it has none.
+    """
+    config = f"--config=experiments/configs/titans_{preset}.py:{variant}"
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.compile_report",
+        config,
+        f"--topology={topology}",
+        "--json",
+        *flags,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it ended without a message"]
+        return {"failed": lines[-1]}
+    return json.loads(done.stdout[done.stdout.index("{") :])
 
 
 def _said(row: dict[str, Any]) -> str:

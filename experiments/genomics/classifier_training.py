@@ -3,7 +3,7 @@
 Each sequence is read on a strand drawn anew in every epoch; predictions are the mean of the logits of both strands. The
 parameters that are kept are those of the epoch with the least log loss on validation. All models are trained alike:
 AdamW, linear warm-up, cosine decay, clipped gradients. The learning rate is in the optimizer's state, so the runs of a
-sweep share one program.
+sweep share one program. `judge` says what a test part makes of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
@@ -233,3 +235,33 @@ def _compiled_prediction(graph: Any, strands: int, full: bool) -> Any:
         return jax.lax.scan(one, None, rows)[1]
 
     return logits
+
+
+BINS = 10
+
+
+def judge(logits: Float[np.ndarray, "N classes"], labels: Int[np.ndarray, "N"]) -> dict[str, Any]:
+    """All of a part's metrics, as JSON values.
+
+    Args:
+        logits: of the model.
+        labels: the classes.
+
+    Returns:
+        "accuracy", "mcc", "log_loss"; "calibration": mean confidence and accuracy of each tenth of the sequences, by
+        rising confidence in the predicted class; and "calibration_error", the mean distance of the two.
+    """
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    predicted = probabilities.argmax(axis=1)
+    right = (predicted == labels).astype(int)
+    accuracy, confidence = calibration_curve(
+        right, probabilities.max(axis=1), n_bins=BINS, strategy="quantile"
+    )
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "mcc": float(matthews_corrcoef(labels, predicted)),
+        "log_loss": log_loss(logits, labels),
+        "calibration": [[float(c), float(a)] for c, a in zip(confidence, accuracy, strict=True)],
+        "calibration_error": float(np.abs(confidence - accuracy).mean()),
+    }

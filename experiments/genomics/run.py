@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command
-from experiments.comparison.config import SELECTION, check_distinct
+from experiments.comparison.config import SELECTION, check, check_distinct
 from experiments.comparison.store import fingerprint, plain
 from experiments.comparison.study import Training, compare, kept
-from experiments.genomics.classifier_training import FitConfig, fit, log_loss, predict
+from experiments.genomics.classifier_training import FitConfig, fit, judge, log_loss, predict
 from experiments.genomics.classifiers import (
     PRETRAINED,
     TITLES,
@@ -26,7 +26,6 @@ from experiments.genomics.classifiers import (
     count,
     from_language_model,
 )
-from experiments.genomics.metrics import judge
 from experiments.genomics.report import REPORT
 from experiments.genomics.tasks import Task, load_task
 from titans_jax.config import require
@@ -73,19 +72,16 @@ class GenomicsConfig:
     max_minutes: float = 0.0
 
     def __post_init__(self) -> None:
-        require(bool(self.task), "--task", self.task, "the name of a task")
+        check(self, bool(self.task), "--task", "the name of a task")
         for model in self.models:
             require(model in TITLES, "--models", model, f"one of {', '.join(TITLES)}")
-        require(
-            PRETRAINED not in self.models or bool(self.pretrained),
-            "--pretrained",
-            self.pretrained,
-            "the folder of a language model, where --models has 'pretrained'",
-        )
+        right = PRETRAINED not in self.models or bool(self.pretrained)
+        wanted = "the folder of a language model, where --models has 'pretrained'"
+        check(self, right, "--pretrained", wanted)
         check_distinct("--rates", self.rates)
         check_distinct("--seeds", self.seeds)
-        require(min(self.rates) > 0, "--rates", self.rates, "positive numbers")
-        require(min(self.seeds) >= 0, "--seeds", self.seeds, "integers from 0 on")
+        check(self, min(self.rates) > 0, "--rates", "positive numbers")
+        check(self, min(self.seeds) >= 0, "--seeds", "integers from 0 on")
 
     def fit(self, model: str) -> FitConfig:
         """How a model is trained."""

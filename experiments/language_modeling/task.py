@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.config import SELECTION
+from experiments.comparison.config import SELECTION, check, check_counts
 from experiments.comparison.store import fingerprint
 from experiments.language_modeling.bits_per_byte import (
     Tokens,
@@ -20,7 +20,7 @@ from experiments.language_modeling.questions import Task as Questions
 from experiments.language_modeling.questions import find_tasks
 from experiments.training.step import Batch
 from titans_jax import Titans, TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.config import is_count
 from titans_jax.data import Tokenizer, load_tokenizer
 
 
@@ -47,18 +47,10 @@ class TextConfig:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.valid_fraction < 1,
-            "config.text.valid_fraction",
-            self.valid_fraction,
-            "in (0, 1)",
-        )
-        for name in ("length", "batch_size"):
-            value = getattr(self, name)
-            require(is_count(value), f"config.text.{name}", value, "a positive integer")
-        require(
-            is_count(self.test_bytes, 0), "config.text.test_bytes", self.test_bytes, "from 0 on"
-        )
+        fraction = 0 < self.valid_fraction < 1
+        check(self, fraction, "config.text.valid_fraction", "in (0, 1)")
+        check_counts(self, "config.text.", "length", "batch_size")
+        check(self, is_count(self.test_bytes, 0), "config.text.test_bytes", "from 0 on")
 
 
 @dataclasses.dataclass(frozen=True)

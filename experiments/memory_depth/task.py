@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.comparison import StudyConfig
+from experiments.comparison.config import check
 from experiments.efficiency.training_speed import measure_all
 from experiments.language_modeling.bits_per_byte import bits_per_byte
 from experiments.language_modeling.task import TextConfig, TextTask
@@ -44,13 +45,13 @@ class MemoryDepthConfig:
             self.model.variant,
             "one with a memory",
         )
-        require(
+        check(
+            self,
             self.same_size_as in self.depths,
             "config.same_size_as",
-            self.same_size_as,
             f"one of config.depths = {self.depths}",
         )
-        require(is_count(self.repeats), "config.repeats", self.repeats, "a positive integer")
+        check(self, is_count(self.repeats), "config.repeats", "a positive integer")
         for length in self.lengths:
             require(
                 is_count(length) and self.tokens_per_step % length == 0,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments.comparison import StudyConfig
-from experiments.comparison.config import SELECTION
+from experiments.comparison.config import SELECTION, check, check_counts
 from experiments.comparison.store import fingerprint
 from experiments.language_modeling.bits_per_byte import find_texts
 from experiments.language_modeling.likelihood import Encoded, token_likelihoods
@@ -33,7 +33,7 @@ from experiments.needle_in_a_haystack.needles import (
 )
 from experiments.training.step import Batch
 from titans_jax import Titans, TitansConfig
-from titans_jax.config import is_count, require
+from titans_jax.config import require
 from titans_jax.data.tokenizers import load_tokenizer
 from titans_jax.inference import GREEDY, generate, prefill
 
@@ -87,33 +87,21 @@ class NeedleConfig:
 
     def __post_init__(self) -> None:
         for name in ("tasks", "train_lengths", "test_lengths", "models"):
-            require(bool(getattr(self, name)), f"config.{name}", getattr(self, name), "not empty")
+            check(self, bool(getattr(self, name)), f"config.{name}", "not empty")
         for task in self.tasks:
             require(task in TASKS, "config.tasks", task, f"one of {TASKS}")
-        for name in ("selection_length", "test_samples", "test_batch"):
-            value = getattr(self, name)
-            require(is_count(value), f"config.{name}", value, "a positive integer")
-        require(
-            is_count(self.bare_steps, 0) and self.bare_steps < self.study.steps,
-            "config.bare_steps",
-            self.bare_steps,
-            f"less than config.study.steps = {self.study.steps}",
-        )
-        require(
-            bool(self.bare_lengths) or not self.bare_steps,
-            "config.bare_lengths",
-            self.bare_lengths,
-            f"not empty with config.bare_steps = {self.bare_steps}",
-        )
-        require(
-            self.batch_tokens >= max((*self.bare_lengths, *self.train_lengths)),
-            "config.batch_tokens",
-            self.batch_tokens,
-            "at least the longest of config.bare_lengths and config.train_lengths",
-        )
+        check_counts(self, "config.", "selection_length", "test_samples", "test_batch")
+        check_counts(self, "config.", "bare_steps", least=0)
+        steps = f"less than config.study.steps = {self.study.steps}"
+        check(self, self.bare_steps < self.study.steps, "config.bare_steps", steps)
+        wanted = f"not empty with config.bare_steps = {self.bare_steps}"
+        right = bool(self.bare_lengths) or not self.bare_steps
+        check(self, right, "config.bare_lengths", wanted)
+        longest = max((*self.bare_lengths, *self.train_lengths))
+        wanted = "at least the longest of config.bare_lengths and config.train_lengths"
+        check(self, self.batch_tokens >= longest, "config.batch_tokens", wanted)
         for name in ("bare_context_weight", "context_weight"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"config.{name}", value, "between 0 and 1")
+            check(self, 0 <= getattr(self, name) <= 1, f"config.{name}", "between 0 and 1")
 
 
 #: Streams of random numbers that no training seed reaches.

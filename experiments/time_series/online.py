@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from experiments import command
-from experiments.comparison.config import check_distinct
+from experiments.comparison.config import check, check_distinct
 from experiments.comparison.study import Training, compare, kept
 from experiments.time_series.datasets import load_dataset
 from experiments.time_series.recipes import MODELS
 from experiments.time_series.report import ONLINE
 from experiments.time_series.run import Trainer
-from titans_jax.config import is_count, require
+from titans_jax.config import is_count
 from titans_jax.forecasting.streaming import OnlineMode, online_errors
 
 #: Patches of 48 rows that the memory reads before a training window's look-back: 384 rows.
@@ -47,10 +47,10 @@ class OnlineConfig:
     epochs: int = 0
 
     def __post_init__(self) -> None:
-        require(bool(self.dataset), "--dataset", self.dataset, "the name of a data set")
-        require(is_count(self.horizon), "--horizon", self.horizon, "a positive integer")
+        check(self, bool(self.dataset), "--dataset", "the name of a data set")
+        check(self, is_count(self.horizon), "--horizon", "a positive integer")
         check_distinct("--seeds", self.seeds)
-        require(is_count(self.epochs, 0), "--epochs", self.epochs, "an integer, 0 for the recipe's")
+        check(self, is_count(self.epochs, 0), "--epochs", "an integer, 0 for the recipe's")
 
 
 def training(trainer: Trainer, context: int, workdir: Path, seed: int) -> Training:

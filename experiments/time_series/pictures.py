@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import command
+from experiments.comparison.config import check
 from experiments.comparison.store import keep, origin
 from experiments.time_series.datasets import load_dataset
 from experiments.time_series.recipes import LOOKBACK, MODELS, Candidate
 from experiments.time_series.report import FORECASTS
 from experiments.time_series.run import Trainer
-from titans_jax.config import is_count, require
+from titans_jax.config import is_count
 
 DRAWN = ("LMM", "RLinear")
 
@@ -44,9 +45,9 @@ class PicturesConfig:
     epochs: int = 0
 
     def __post_init__(self) -> None:
-        require(bool(self.dataset), "--dataset", self.dataset, "the name of a data set")
-        require(is_count(self.horizon), "--horizon", self.horizon, "a positive integer")
-        require(is_count(self.epochs, 0), "--epochs", self.epochs, "an integer, 0 for the recipe's")
+        check(self, bool(self.dataset), "--dataset", "the name of a data set")
+        check(self, is_count(self.horizon), "--horizon", "a positive integer")
+        check(self, is_count(self.epochs, 0), "--epochs", "an integer, 0 for the recipe's")
 
 
 def chosen(path: Path, model: str, horizon: int) -> Candidate:

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from experiments import command
-from experiments.comparison.config import SELECTION, check_distinct
+from experiments.comparison.config import SELECTION, check, check_distinct
 from experiments.comparison.store import fingerprint, plain
 from experiments.comparison.study import Training, compare, kept
 from experiments.time_series.datasets import Dataset, load_dataset
@@ -51,14 +51,14 @@ class ForecastingConfig:
     max_minutes: float = 0.0
 
     def __post_init__(self) -> None:
-        require(bool(self.dataset), "--dataset", self.dataset, "the name of a data set")
+        check(self, bool(self.dataset), "--dataset", "the name of a data set")
         for model in self.models:
             require(model in MODELS, "--models", model, f"one of {', '.join(MODELS)}")
         check_distinct("--horizons", self.horizons)
         check_distinct("--seeds", self.seeds)
-        require(min(self.horizons) > 0, "--horizons", self.horizons, "integers from 1 on")
-        require(min(self.seeds) >= 0, "--seeds", self.seeds, "integers from 0 on")
-        require(is_count(self.epochs, 0), "--epochs", self.epochs, "an integer, 0 for the recipe's")
+        check(self, min(self.horizons) > 0, "--horizons", "integers from 1 on")
+        check(self, min(self.seeds) >= 0, "--seeds", "integers from 0 on")
+        check(self, is_count(self.epochs, 0), "--epochs", "an integer, 0 for the recipe's")
 
 
 class Trainer:

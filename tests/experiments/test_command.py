@@ -73,15 +73,15 @@ class Outer:
     inner: Inner = Inner()
 
 
+@dataclasses.dataclass(frozen=True)
+class Silent:
+    """Says nothing."""
+
+    width: int = 3
+
+
 def test_a_field_without_a_line_is_an_error():
     assert command.nested_docs(Outer) == {"name": "of it.", "inner.width": "how wide: in inches."}
-
-    @dataclasses.dataclass(frozen=True)
-    class Silent:
-        """Says nothing."""
-
-        width: int = 3
-
     with pytest.raises(ValueError, match="Silent's docstring says nothing of width"):
         command.field_docs(Silent)
 

@@ -11,9 +11,9 @@ from flax import nnx
 
 from experiments.comparison.page import page
 from experiments.genomics import pretrain, run
+from experiments.genomics.classifier_training import judge
 from experiments.genomics.classifiers import MATCHED, Size, language_model
 from experiments.genomics.cnn import GenomicCNN
-from experiments.genomics.metrics import judge
 from tests.experiments.genomics.toy_task import letters, write_table
 from tests.experiments.test_command_line import command
 from titans_jax import Titans
