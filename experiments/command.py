@@ -272,6 +272,7 @@ def _own_flags() -> list[tuple[str, Any]]:
 
 
 def _item(name: str, value: Any, said: str) -> str:
-    value = f"={value}" if value is not None else ""
+    shown = ",".join(value) if isinstance(value, list) else value
+    value = f"={shown}" if value is not None else ""
     text = textwrap.wrap(" ".join(said.split()), _LISTED - 6)
     return "\n".join([f"  {name}{value}", *(f"      {line}" for line in text)])

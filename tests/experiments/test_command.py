@@ -10,13 +10,10 @@ import pytest
 from experiments import command
 from tests.experiments.test_command_line import command as run
 
-#: Every study program, and a field of its help.
+#: A program whose config is a file, and two whose fields are flags; and a field of each one's help.
 PROGRAMS = {
     "experiments.ablation.run": "--config.streams.held_out=0.17\n      fraction of them that is not trained on",
-    "experiments.babilong.run": "--config.stream_samples=4\n      of each task.",
-    "experiments.efficiency.run": "--config.repeats=3\n      steps timed of each.",
     "experiments.genomics.run": "--epochs=4\n      of the language models; the CNN has at least 10.",
-    "experiments.language_modeling.run": "--config.model.memory.forget=True\n      False for alpha = 0.",
     "experiments.time_series.run": "--horizons=96,192,336,720\n      rows to predict",
 }
 
