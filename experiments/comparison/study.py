@@ -209,7 +209,10 @@ def _summary(
 def _line(title: str, record: dict[str, Any] | None) -> str:
     if record is None:
         return f"{title}: another process is at it"
-    judged = "diverged" if record["results"] is None else f"selection {_selection(record):.4f}"
+    results = record["results"]
+    judged = "diverged" if results is None else "done"
+    if results is not None and SELECTION in results:
+        judged = f"selection {_selection(record):.4f}"
     curve = record.get("curve")
     loss = f"loss {curve[-1][1]:.4f}, " if curve else ""
     return f"{title}: {loss}{judged}, {record['seconds']:.0f} s"
