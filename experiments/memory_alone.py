@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from titans_jax.memory import Gates, MLPNetwork, Rule, fresh_state, memory_scan
 
 BATCH = 8
@@ -284,10 +285,15 @@ def page(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"Defaults: {defaults}."]) + "\n"
 
 
-def main(argv: list[str]) -> None:
+def define_flags() -> None:
+    """The program's flags."""
+    flags.DEFINE_string("cases", "zipf", "cases, separated by ';'")
+    flags.DEFINE_string("output", None, "a file of JSON lines to append to")
+
+
+def main() -> None:
     """Runs the cases that are asked for."""
-    del argv
-    for text in filter(None, map(str.strip, FLAGS.cases.split(";"))):
+    for text in filter(None, map(str.strip, flags.FLAGS.cases.split(";"))):
         result = run(parse(text))
         print(
             f"{text:70s} untrained {result['untrained']:6.3f} error {result['error']:.3f} | step "
@@ -295,17 +301,14 @@ def main(argv: list[str]) -> None:
             f"({result['cpu_seconds']:.0f} s)",
             flush=True,
         )
-        if FLAGS.output:
-            with open(FLAGS.output, "a") as file:
+        if flags.FLAGS.output:
+            with open(flags.FLAGS.output, "a") as file:
                 file.write(json.dumps(result) + "\n")
-    if FLAGS.output:
-        results = Path(FLAGS.output)
+    if flags.FLAGS.output:
+        results = Path(flags.FLAGS.output)
         rows = [json.loads(line) for line in results.read_text().splitlines()]
         results.with_suffix(".md").write_text(page(rows))
 
 
 if __name__ == "__main__":
-    FLAGS = flags.FLAGS
-    flags.DEFINE_string("cases", "zipf", "cases, separated by ';'")
-    flags.DEFINE_string("output", None, "a file of JSON lines to append to")
-    app.run(main)
+    command.run(main, define_flags)

@@ -12,12 +12,12 @@ manifest.json.
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
+from experiments import command
 from experiments.prepare.plan import Settings, make_plan
 from experiments.prepare.run import Outcome, prepare
 from experiments.prepare.shard_maker import EMPTY, INVALID_UTF8
@@ -51,10 +51,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "processes", lower_bound=1)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Prepares, and says what came of it."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     try:
         settings = Settings(
             field=flags.FLAGS.field,
@@ -111,5 +109,4 @@ def summary(outcome: Outcome, settings: Settings, most: int = 5) -> str:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, cached=False)

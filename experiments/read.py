@@ -10,14 +10,14 @@ learning brings.
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from jaxtyping import Int32
 
-from experiments import program
+from experiments import command
 from experiments.training.trained import load_trained
 from titans_jax.data.characters import text_size
 from titans_jax.data.tokenizers import Tokenizer
@@ -40,11 +40,8 @@ def define_flags() -> None:
     flags.DEFINE_string("tokenizer", None, "where the run's tokenizer file is now, if it has moved")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Reads the file and saves the memory."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
-    logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
     given = flags.FLAGS
     workdir, path = Path(given.workdir).expanduser(), Path(given.input).expanduser()
     kept = None if given.save_memory is None else Path(given.save_memory).expanduser()
@@ -96,4 +93,4 @@ def _tokens(path: Path, tokenizer: Tokenizer) -> Iterator[Int32[np.ndarray, "T"]
 
 
 if __name__ == "__main__":
-    program.run(main, define_flags)
+    command.run(main, define_flags)

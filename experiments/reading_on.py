@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
+from experiments import command
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
 from titans_jax import MemoryConfig, Titans, preset
@@ -182,34 +183,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: list[str]) -> None:
-    """Runs the cases that are asked for."""
-    del argv
-    train, held_out = _bytes(FLAGS.train), _bytes(FLAGS.held_out)
-    for text in filter(None, map(str.strip, FLAGS.cases.split(";"))):
-        variant, memory = parse(text)
-        config = model_of(variant, memory)
-        for seed in range(FLAGS.seed, FLAGS.seed + FLAGS.seeds):
-            result = run(config, train, held_out, FLAGS.steps, FLAGS.rate, seed)
-            print(
-                f"{text} | seed {seed} windows {result['windows']:.3f} reading "
-                + " ".join(f"{x:.3f}" for x in result["reading"])
-                + (f" frozen {result['frozen'][-1]:.3f}" if result["frozen"] else "")
-                + f" ({result['cpu_seconds']:.0f} s)",
-                flush=True,
-            )
-            if FLAGS.output:
-                row = {"case": text, "seed": seed, "steps": FLAGS.steps, "rate": FLAGS.rate}
-                with open(FLAGS.output, "a") as file:
-                    file.write(json.dumps(row | result) + "\n")
-    if FLAGS.output:
-        results = Path(FLAGS.output)
-        rows = [json.loads(line) for line in results.read_text().splitlines()]
-        results.with_suffix(".md").write_text(page(rows))
-
-
-if __name__ == "__main__":
-    FLAGS = flags.FLAGS
+def define_flags() -> None:
+    """The program's flags."""
     flags.DEFINE_string("cases", "lmm", "models, separated by ';'")
     flags.DEFINE_string("train", None, "files to train on, a pattern", required=True)
     flags.DEFINE_string("held_out", None, "a text to read", required=True)
@@ -218,4 +193,37 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "first seed")
     flags.DEFINE_integer("seeds", 1, "seeds of each case")
     flags.DEFINE_string("output", None, "a file of JSON lines to append to")
-    app.run(main)
+
+
+def main() -> None:
+    """Runs the cases that are asked for."""
+    train, held_out = _bytes(flags.FLAGS.train), _bytes(flags.FLAGS.held_out)
+    for text in filter(None, map(str.strip, flags.FLAGS.cases.split(";"))):
+        variant, memory = parse(text)
+        config = model_of(variant, memory)
+        for seed in range(flags.FLAGS.seed, flags.FLAGS.seed + flags.FLAGS.seeds):
+            result = run(config, train, held_out, flags.FLAGS.steps, flags.FLAGS.rate, seed)
+            print(
+                f"{text} | seed {seed} windows {result['windows']:.3f} reading "
+                + " ".join(f"{x:.3f}" for x in result["reading"])
+                + (f" frozen {result['frozen'][-1]:.3f}" if result["frozen"] else "")
+                + f" ({result['cpu_seconds']:.0f} s)",
+                flush=True,
+            )
+            if flags.FLAGS.output:
+                row = {
+                    "case": text,
+                    "seed": seed,
+                    "steps": flags.FLAGS.steps,
+                    "rate": flags.FLAGS.rate,
+                }
+                with open(flags.FLAGS.output, "a") as file:
+                    file.write(json.dumps(row | result) + "\n")
+    if flags.FLAGS.output:
+        results = Path(flags.FLAGS.output)
+        rows = [json.loads(line) for line in results.read_text().splitlines()]
+        results.with_suffix(".md").write_text(page(rows))
+
+
+if __name__ == "__main__":
+    command.run(main, define_flags)

@@ -8,12 +8,11 @@ With --memory the model has read what `python -m experiments.read` read, and the
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 
-from experiments import program
+from experiments import command
 from experiments.training.devices import single_kernel_loops
 from experiments.training.trained import Trained, load_trained
 from titans_jax.data.tokenizers import encode_after
@@ -50,11 +49,8 @@ def define_flags() -> None:
     flags.DEFINE_string("tokenizer", None, "where the run's tokenizer file is now, if it has moved")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Loads the newest readable checkpoint of the run and prints a continuation of the prompt."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
-    logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
     try:
         if not (flags.FLAGS.workdir or flags.FLAGS.memory):
             raise ValueError("give --workdir=DIR, the run to sample from, or --memory=FILE")
@@ -127,4 +123,4 @@ def _stop_tokens(trained: Trained) -> tuple[int, ...]:
 
 if __name__ == "__main__":
     single_kernel_loops()
-    program.run(main, define_flags)
+    command.run(main, define_flags)

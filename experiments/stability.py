@@ -18,13 +18,10 @@ and the JSON are written after every run; starting the same command again skips 
 there.
 """
 
-import argparse
 import dataclasses
 import json
 import math
 import os
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +33,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import program
+from experiments import command
 from titans_jax import MemoryConfig, Titans, TitansConfig
 from titans_jax.config import ActivationDtype
 from titans_jax.data import read_documents
@@ -48,6 +45,7 @@ from titans_jax.fields import (
     positive,
     positive_int,
     random_seed,
+    several,
     string,
 )
 
@@ -59,7 +57,21 @@ DIVERGED_BITS = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that the rows of one table share."""
+    """Everything that the rows of one table share.
+
+    Attributes:
+      data: a text file, a folder, a glob, or stdlib.
+      steps: optimizer steps of a run.
+      length: tokens of a sequence.
+      batch: sequences of a step.
+      dim: model dimension.
+      heads: of the memory.
+      layers: blocks.
+      feed_forward: hidden features; 0 for no feed-forward.
+      learning_rate: of AdamW.
+      dtype: of activations.
+      seed: of parameters and windows.
+    """
 
     data: str = field("stdlib", string)
     steps: int = field(300, positive_int)
@@ -72,6 +84,26 @@ class Settings:
     learning_rate: float = field(4e-4, positive)
     dtype: ActivationDtype = field("bfloat16", one_of(ActivationDtype))
     seed: int = field(0, random_seed)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Which runs, and where the results go.
+
+    Attributes:
+      depths: of the memory, with commas between.
+      chunks: sizes, with commas between.
+      json: the file of the results.
+      markdown: the file of the table.
+    """
+
+    depths: tuple[int, ...] = field((1, 2, 3, 4), several(positive_int))
+    chunks: tuple[int, ...] = field((16, 64, 256), several(positive_int))
+    json: str = field(str(RESULTS / "stability.json"), string)
+    markdown: str = field(str(RESULTS / "stability.md"), string)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -235,51 +267,43 @@ def markdown(settings: Settings, rows: Sequence[dict[str, Any]], command: str) -
     return "\n".join([*lines, ""])
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Flags: one for every field of `Settings`, the grid, and where the results go."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for one in dataclasses.fields(Settings):
-        parser.add_argument(f"--{one.name}", type=type(one.default), default=one.default)
-    parser.add_argument("--depths", default="1,2,3,4", help="memory depths, with commas between")
-    parser.add_argument("--chunks", default="16,64,256", help="chunk sizes, with commas between")
-    parser.add_argument("--json", type=Path, default=RESULTS / "stability.json")
-    parser.add_argument("--markdown", type=Path, default=RESULTS / "stability.md")
-    options = parser.parse_args(arguments)
-    for name in ("depths", "chunks"):
-        given = getattr(options, name)
-        numbers = [int(one) if one.isdecimal() else 0 for one in given.split(",")]
-        if not all(numbers):
-            parser.error(
-                f"--{name}={given}: must be positive integers with commas between, e.g. 1,2"
-            )
-        setattr(options, name, numbers)
-    return options
+def run_grid(settings: Settings, grid: Grid, said: str) -> None:
+    """Runs what is missing of the grid and writes the table after every run.
 
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs what is missing of the grid and writes the table after every run."""
-    options = parse_arguments(arguments)
-    names = [one.name for one in dataclasses.fields(Settings)]
-    settings = Settings(**{name: getattr(options, name) for name in names})
-    command = shlex.join(["python", "-m", "experiments.stability", *arguments])
-    rows = read_rows(options.json, settings)
+    Args:
+      settings: see Settings.
+      grid: see Grid.
+      said: the command, which the table tells.
+    """
+    rows = read_rows(Path(grid.json), settings)
     tokens = read_bytes(settings)
-    for depth in options.depths:
-        for chunk in options.chunks:
+    for depth in grid.depths:
+        for chunk in grid.chunks:
             if any((row["depth"], row["chunk"]) == (depth, chunk) for row in rows):
                 continue
             start = time.perf_counter()
             row = {"depth": depth, "chunk": chunk, **judge(train(settings, depth, chunk, tokens))}
             row["seconds"] = time.perf_counter() - start
             rows.append(row)
-            stored = {"command": command, "settings": dataclasses.asdict(settings), "rows": rows}
-            write_text(options.json, json.dumps(stored, indent=2) + "\n")
-            write_text(options.markdown, markdown(settings, rows, command))
+            stored = {"command": said, "settings": dataclasses.asdict(settings), "rows": rows}
+            write_text(Path(grid.json), json.dumps(stored, indent=2) + "\n")
+            write_text(Path(grid.markdown), markdown(settings, rows, said))
             print(json.dumps(row), flush=True)
             jax.clear_caches()
     diverged = [(row["depth"], row["chunk"]) for row in rows if row["diverged"]]
     print(f"runs={len(rows)} diverged={len(diverged)} {diverged or ''}".rstrip())
 
 
+def define_flags() -> None:
+    """A flag for every field."""
+    command.define_fields(Settings)
+    command.define_fields(Grid)
+
+
+def main() -> None:
+    """Reads the flags and runs."""
+    run_grid(command.read_fields(Settings), command.read_fields(Grid), command.command_line())
+
+
 if __name__ == "__main__":
-    main(program.keep_compiled(sys.argv[1:]))
+    command.run(main, define_flags)

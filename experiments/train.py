@@ -12,17 +12,17 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from etils import epath
 from flax import nnx
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from experiments import program
+from experiments import command
 from experiments.compile_report.running import TooLargeError, compile_and_report
 from experiments.training import finetune, guard, lost, parameters, report, utilisation
 from experiments.training.checkpoints import CheckpointError, Checkpoints
@@ -333,10 +333,8 @@ def define_flags() -> None:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Reads the flags and runs; what a user can get wrong ends in one message, not a traceback."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     logging.set_verbosity(logging.FATAL)  # Orbax logs every file it touches; what matters is raised
     exit_when_asked()
     with contextlib.ExitStack() as stack:
@@ -367,4 +365,4 @@ def _execute_or_say(prepared: Run) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, define_flags)
+    command.run(main, define_flags, config=TrainConfig, one_line=False)

@@ -191,6 +191,12 @@ def string(name: str, value: Any) -> str:
     return str(value)
 
 
+def given(name: str, value: Any) -> str:
+    """A string that is not empty: for what has no default."""
+    require(isinstance(value, str) and bool(value), name, value, "a string that is not empty")
+    return str(value)
+
+
 positive_int = whole("a positive integer", 1)
 non_negative_int = whole("an integer, 0 for none", 0)
 #: What every random generator here takes.

@@ -1,18 +1,13 @@
-"""The table and the picture of the ablation, made from its results JSON."""
+"""The page and the picture of the ablation."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments.ablation.cases import COMPONENTS
-from experiments.comparison.report import entry, number, origin, rates, table
-from experiments.needle_in_a_haystack.report import NAMES
+from experiments.comparison import page, picture
+from experiments.needle_in_a_haystack.report import NEEDLES
 
 #: The paper's Table 5: perplexity and long-context accuracy.
 PAPER = {
@@ -28,21 +23,24 @@ PAPER = {
 }
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The page: one row a case, with its difference to the base."""
+TITLE = "Ablation: the memory without its components"
+
+
+def body(results: dict[str, Any]) -> list[str]:
+    """One row a case, with its difference to the base."""
     text, needles, streams = results["text"], results["needles"], results["streams"]
-    studies = [study for study in (text, needles, streams) if study]
-    lines = ["# Ablation", "", *origin(results, studies), ""]
-    done = {name: m for name, m in text["models"].items() if m["mean"] is not None}
-    if "base" not in done:
-        return "\n".join([*lines, "The base is not there yet.", ""])
-    tests = list(done["base"]["mean"]["bits_per_byte"])
+    lines = [*page.training_lines([study for study in (text, needles, streams) if study]), ""]
+    models, found, read = page.done(text), needles["models"], _read(streams)
+    if "base" not in models:
+        return [*lines, "The base is not there yet."]
+    tests = list(models["base"]["results"][0]["bits_per_byte"])
     task, study = needles["task"], needles["config"]
     ends = (task["test_lengths"][0], task["test_lengths"][-1])
     asked = [(name, str(length)) for name in task["tasks"] for length in ends]
+    kinds = " and ".join(f"a {NEEDLES[name]}" for name in task["tasks"])
     lines += [
         f"Bits per byte of held-out text in windows of {text['task']['length']}, difference to the base in brackets. "
-        f"Needles found, in per cent of {task['test_samples']}, in noise (PK) and prose (N), by tokens of the prompt: "
+        f"Needles found ({kinds}), in per cent of {task['test_samples']}, by tokens of the prompt: "
         f"models trained for {study['steps']} steps at {', '.join(map(str, task['train_lengths']))} tokens and the "
         f"rate {', '.join(f'{rate:g}' for rate in study['learning_rates'])} with the seeds "
         f"{', '.join(map(str, study['seeds']))} (experiments/needle_in_a_haystack).",
@@ -52,30 +50,32 @@ def markdown(results: dict[str, Any]) -> str:
     places = _places(streams)
     header = [
         "case",
-        *(f"{t}, bits/byte" for t in tests),
-        *(f"{NAMES[name]} at {length}" for name, length in asked),
+        *(f"{page.text_of(t)}, bits/byte" for t in tests),
+        *(f"{NEEDLES[name]} at {length}" for name, length in asked),
         *(f"stream to {place}, bits/byte" for place in places),
         "paper: ppl",
         "paper: long context",
     ]
     rows = []
-    for name in dict.fromkeys([*text["models"], *needles["models"], *_models(streams)]):
-        row = [name, *(_bits(done, name, test) for test in tests)]
-        found = needles["models"].get(name)
-        row += [entry(found, ("accuracy", *one), 100, 0) if found else "" for one in asked]
-        read = _models(streams).get(name)
-        row += [entry(read, ("bits", place)) if read else "" for place in places]
+    for name in dict.fromkeys([*text["models"], *found, *read]):
+        row = [page.title_of(name), *(_bits(models, name, test) for test in tests)]
+        row += [
+            page.entry(found[name], ("accuracy", *one), 100, 0) if name in found else ""
+            for one in asked
+        ]
+        row += [page.entry(read[name], ("bits", place)) if name in read else "" for place in places]
         row += [f"{v:.2f}" for v in PAPER[name]] if name in PAPER else ["", ""]
         rows.append(row)
-    lines += [*table(header, rows), "", *_verdict(results, done, tests[0])]
+    lines += [*page.table(header, rows), "", *_verdict(results, tests[0])]
     lines += [
         "Selection by rate (bits per byte of held-out ends of the books; nats of a needle's value):",
         "",
     ]
-    return "\n".join([*lines, *rates({"text": text}), "", *rates({"needles": needles}), ""])
+    return [*lines, *page.sweep_table({"text": text}), "", *page.sweep_table({"needles": needles})]
 
 
-def _models(streams: dict[str, Any] | None) -> dict[str, Any]:
+def _read(streams: dict[str, Any] | None) -> dict[str, Any]:
+    """The models that read streams."""
     return streams["models"] if streams else {}
 
 
@@ -100,106 +100,103 @@ def _stream_lines(streams: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _bits(done: dict[str, Any], name: str, test: str) -> str:
-    if name not in done:
+def _bits(models: dict[str, Any], name: str, test: str) -> str:
+    if name not in models:
         return "diverged"
-    cell = entry(done[name], ("bits_per_byte", test), digits=4)
-    if name == "base":
-        return cell
-    difference = (
-        done[name]["mean"]["bits_per_byte"][test] - done["base"]["mean"]["bits_per_byte"][test]
-    )
-    return f"{cell} ({difference:+.4f})"
+    path = ("bits_per_byte", test)
+    cell = page.entry(models[name], path, digits=4)
+    difference = _difference(models, name, path)
+    return cell if name == "base" or difference is None else f"{cell} ({difference:+.4f})"
 
 
-def _verdict(results: dict[str, Any], done: dict[str, Any], test: str) -> list[str]:
+def _difference(models: Mapping[str, Any], name: str, path: tuple[str, ...]) -> float | None:
+    """A case's number minus the base's; None where one of them is missing."""
+    if not {name, "base"} <= set(models):
+        return None
+    return page.number(models[name], path)[0] - page.number(models["base"], path)[0]
+
+
+def _verdict(results: dict[str, Any], test: str) -> list[str]:
     """Which of the paper's five components are worth something here, on each measure."""
-    needles, task = results["needles"]["models"], results["needles"]["task"]
-    length, lines = str(task["test_lengths"][-1]), []
+    text, needles, streams = results["text"], results["needles"], results["streams"]
+    task, lines = needles["task"], []
+    length = str(task["test_lengths"][-1])
+    measures: list[tuple[dict[str, Any], tuple[str, ...], str, int]]
+    measures = [(page.done(text), ("bits_per_byte", test), "{:+.4f} bits per byte", 1)]
+    for kind in task["tasks"]:
+        said = f"{{:+.0f}} points of a {NEEDLES[kind]} at {length}"
+        measures.append((page.done(needles), ("accuracy", kind, length), said, 100))
+    for place in _places(streams):
+        said = f"{{:+.3f}} bits per byte of the stream to {place}"
+        measures.append((page.done(streams), ("bits", place), said, 1))
     for name in COMPONENTS:
         parts = []
-        if name in done:
-            difference = (
-                done[name]["mean"]["bits_per_byte"][test]
-                - done["base"]["mean"]["bits_per_byte"][test]
-            )
-            parts.append(f"{difference:+.4f} bits per byte")
-        without, base = (needles.get(n) for n in (name, "base"))
-        if all(m and m["mean"] is not None for m in (without, base)):
-            for kind in task["tasks"]:
-                leads = ("accuracy", kind, length)
-                left, right = (number(m, leads)[0] for m in (without, base))
-                parts.append(f"{100 * (left - right):+.0f} points of {NAMES[kind]} at {length}")
-        read = {n: m for n, m in _models(results["streams"]).items() if m["mean"] is not None}
-        if {name, "base"} <= set(read):
-            for place in _places(results["streams"]):
-                left, right = (number(read[n], ("bits", place))[0] for n in (name, "base"))
-                parts.append(f"{left - right:+.3f} bits per byte of the stream to {place}")
+        for models, path, said, scale in measures:
+            difference = _difference(models, name, path)
+            if difference is not None:
+                parts.append(said.format(scale * difference))
         if parts:
             lines.append(f"* {name}: {', '.join(parts)}")
     return ["The paper's five components, each left out:", "", *lines, ""] if lines else []
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
+def figure(results: dict[str, Any]) -> Figure | None:
     """Bits per byte, needles at the longest distance, and the end of the stream, case by case; below, the streams."""
-    task = results["needles"]["task"]
-    length = str(task["test_lengths"][-1])
-    streams = results["streams"]
-    text, needles, read = (
-        {n: m for n, m in models.items() if m["mean"] is not None}
-        for models in (results["text"]["models"], results["needles"]["models"], _models(streams))
-    )
-    test = Path(next(iter(results["text"]["task"]["tests"]), "")).stem
-    panels: list[tuple[dict[str, Any], tuple[str, ...], int, str]]
-    panels = [(text, ("bits_per_byte", test), 1, f"bits per byte, {test}")]
-    for kind in task["tasks"]:
-        label = f"{NAMES[kind]} at {length} tokens, %"
-        panels.append((needles, ("accuracy", kind, length), 100, label))
+    text, needles, streams = results["text"], results["needles"], results["streams"]
+    models, found, read = page.done(text), page.done(needles), page.done(streams) if streams else {}
+    if "base" not in models:
+        return None
+    length = needles["task"]["test_lengths"][-1]
+    test = next(iter(models["base"]["results"][0]["bits_per_byte"]))
+    columns: list[tuple[dict[str, Any], tuple[str, ...], int, str]]
+    columns = [(models, ("bits_per_byte", test), 1, f"bits per byte of {page.text_of(test)}")]
+    for kind in needles["task"]["tasks"]:
+        label = f"{NEEDLES[kind]}, {length:,} tokens, %"
+        columns.append((found, ("accuracy", kind, str(length)), 100, label))
     if read:
         last = _places(streams)[-1]
-        panels.append((read, ("bits", last), 1, f"bits per byte, stream to {int(last):,}"))
-    names = list(dict.fromkeys([*text, *needles, *read]))[::-1]
-    height = 0.33 * len(names) + 1.5
-    figure = plt.figure(
-        figsize=(2 + 3.2 * len(panels), height + (4 if read else 0)), layout="constrained"
-    )
-    grid = figure.add_gridspec(2, len(panels), height_ratios=(height, 4 if read else 1e-6))
-    row = [figure.add_subplot(grid[0, 0])]
-    row += [figure.add_subplot(grid[0, i], sharey=row[0]) for i in range(1, len(panels))]
-    for axes, (models, leads, scale, label) in zip(row, panels, strict=True):
-        for place, name in enumerate(names):
-            if name not in models:
-                continue
-            mean, std = number(models[name], leads)
-            colour = "C3" if name in COMPONENTS else "C0" if name == "base" else "0.4"
-            error = 0 if std is None else scale * std
-            axes.errorbar(scale * mean, place, xerr=error, fmt="o", color=colour)
-        if "base" in models:
-            axes.axvline(scale * number(models["base"], leads)[0], linestyle=":", color="C0")
-        axes.grid(alpha=0.3)
-        axes.set(xlabel=label)
-        axes.tick_params(labelleft=axes is row[0])
-    row[0].set_yticks(range(len(names)), names)
+        columns.append((read, ("bits", last), 1, f"bits per byte of a stream, to {int(last):,}"))
+    names = list(dict.fromkeys([*models, *found, *read]))[::-1]
+    size = (3.2, 0.3 * len(names) + (5 if read else 1))
+    drawn = Figure((len(columns) * size[0] + 1.5, size[1]), layout="constrained")
+    drawn.suptitle(TITLE)
+    grid = drawn.add_gridspec(2 if read else 1, len(columns))
+    row = [drawn.add_subplot(grid[0, i]) for i in range(len(columns))]
+    colours = {name: "C3" if name in COMPONENTS else "0.4" for name in names} | {"base": "C0"}
+    for panel, (measured, path, scale, label) in zip(row, columns, strict=True):
+        values = {}
+        for name in set(names) & set(measured):
+            mean, std = page.number(measured[name], path)
+            values[name] = (scale * mean, None if std is None else scale * std)
+        picture.dots(panel, names, values, colours)
+        if "base" in measured:
+            panel.axvline(scale * page.number(measured["base"], path)[0], linestyle=":", color="C0")
+        if scale == 100:
+            panel.set_xlim(-5, 105)
+        panel.set_xlabel(label, fontsize="small")
+        panel.tick_params(labelleft=panel is row[0])
     if read:
-        _curves(read, figure.add_subplot(grid[1, :]))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+        _stream_curves(read, drawn.add_subplot(grid[1, :]))
+    return drawn
 
 
-def _curves(read: dict[str, Any], axes: Axes) -> None:
+def _stream_curves(read: dict[str, Any], panel: Any) -> None:
     """Bits per byte of the streams by position: the base and those without a component.
 
     Not the first hundredth: a book may begin with pages of contents, and a memory has learned little there.
     """
-    for name, model in read.items():
-        if name != "base" and name not in COMPONENTS:
-            continue
-        bits = {int(place): value for place, value in model["mean"]["bits"].items()}
-        bits = {place: value for place, value in bits.items() if 128 * place >= max(bits)}
-        line = axes.plot([*bits], [*bits.values()], "o-", markersize=3, label=name)[0]
-        if name == "base":
-            line.set(color="black", linewidth=2)
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="tokens read", ylabel="bits per byte of the stream")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    shown = [name for name in read if name == "base" or name in COMPONENTS]
+    places = [int(place) for place in read[shown[0]]["results"][0]["bits"]] if shown else []
+    late = [place for place in places if 128 * place >= max(places)]
+    looks: dict[str, dict[str, Any]] = {name: {"label": name} for name in shown}
+    if "base" in looks:
+        looks["base"] = {"label": "base", "color": "black", "linewidth": 2}
+    picture.curves(
+        panel, [(picture.along(read[name], ("bits",), late), looks[name]) for name in shown]
+    )
+    picture.lengths(panel, late, "tokens read")
+    panel.set_ylabel("bits per byte of the stream")
+    panel.legend(fontsize="small")
+
+
+REPORT = page.Report(lambda _: TITLE, body, figure)

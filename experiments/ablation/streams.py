@@ -1,13 +1,13 @@
 """The third measure of the ablation: what a memory that has read a million tokens still knows.
 
 Every case is trained on streams, its state carried from window to window (experiments/long_context/training.py), and
-then reads a text that was held out, without a reset, while its memory goes on learning. A folder per trial, so several
-processes may share the work; a trial that is interrupted starts anew.
+then reads a text that was held out, without a reset, while its memory goes on learning. A trial that is interrupted
+starts anew.
 """
 
 import dataclasses
+import functools
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,63 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments.ablation.config import StreamConfig
 from experiments.comparison import StudyConfig
-from experiments.comparison.provenance import provenance
-from experiments.comparison.study import check_sizes, statistics
-from experiments.comparison.trial import (
-    CONFIG,
-    RECORD,
-    check_same,
-    claimed,
-    read_record,
-    write_json,
-)
+from experiments.comparison.store import fingerprint, plain
+from experiments.comparison.study import Training, check_sizes, compare, kept
 from experiments.long_context.streaming import stream_text
 from experiments.long_context.training import train
-from experiments.training.config import DataConfig, TrainConfig
-from experiments.training.processes import say
+from experiments.training.config import DataConfig, OptimizerConfig, TrainConfig
 from experiments.training.text import load_text
 from titans_jax import TitansConfig
 from titans_jax.data.tokenizers import Tokenizer
-from titans_jax.fields import require
+from titans_jax.fields import (
+    check_fields,
+    field,
+    inside_unit,
+    instance_of,
+    positive_int,
+    random_seed,
+    require,
+    several,
+    string,
+    whole,
+)
 from titans_jax.matching import count_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """Models that carry their memory through a long text, in training and in testing (streams.py).
+
+    Attributes:
+      model: the base.
+      prose: texts under --data_dir, a pattern.
+      held_out: fraction of them that is not trained on, whole texts; the stream is read from it.
+      tokenizer: "bytes", or a tokenizer file.
+      length: tokens of a window in training, through which the gradient goes.
+      batch_size: windows of a batch.
+      steps: of a training.
+      optimizer: one learning rate for all.
+      tokens: of the stream, a power of two.
+      seeds: of parameters and of the places in the text; the texts held out are the same for all.
+    """
+
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    prose: str = field("text/train_*.txt", string)
+    held_out: float = field(0.17, inside_unit)
+    tokenizer: str = field("bytes", string)
+    length: int = field(1024, positive_int)
+    batch_size: int = field(2, positive_int)
+    steps: int = field(300, positive_int)
+    optimizer: OptimizerConfig = field(OptimizerConfig(), instance_of(OptimizerConfig))
+    tokens: int = field(2_097_152, whole("a power of two of at least 1024", 1024))
+    seeds: tuple[int, ...] = field((0, 1), several(random_seed, distinct=True))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        power = not self.tokens & (self.tokens - 1)
+        require(power, "tokens", self.tokens, "a power of two of at least 1024")
+
 
 #: Tokens per call of the device in reading.
 BLOCK = 1024
@@ -82,7 +118,7 @@ class Streams:
 
         Returns:
           As a study (experiments/comparison/study.py): each model's judgement is "bits" by position, the mean over the
-          tokens from half of the position to it; no model has a sweep.
+          tokens from half of the position to it; there is one candidate, the learning rate.
 
         Raises:
           ValueError: before any training, if models differ in size or a folder holds another trial.
@@ -90,47 +126,27 @@ class Streams:
         config = self.config
         if models:
             check_sizes(models, StudyConfig.tolerance)
-        for name, model in models.items():
-            for seed in config.seeds:
-                check_same(_folder(workdir, name, seed), name, self.described(model, seed))
-        for seed in config.seeds:
-            for name, model in models.items():
-                self._trial(name, model, seed, _folder(workdir, name, seed))
-        found: dict[str, Any] = {}
-        for name, model in models.items():
-            records = {
-                seed: record
-                for seed in config.seeds
-                if (record := read_record(_folder(workdir, name, seed)))
-            }
-            if records:
-                judged = [r["results"] for r in records.values() if r["results"] is not None]
-                found[name] = {
-                    "parameters": count_parameters(model),
-                    "seeds": list(records),
-                    **statistics(judged),
-                    "trials": list(records.values()),
-                }
+        rate = f"rate {config.optimizer.learning_rate:g}"
+
+        def training(name: str, seed: int) -> Training:
+            model, folder = models[name], workdir / name / f"seed_{seed}"
+            return kept(folder, self.described(model, seed), lambda: self._trial(model, seed))
+
+        found = compare(
+            {name: {rate: functools.partial(training, name)} for name in models}, config.seeds
+        )
         shared = {
             "steps": config.steps,
             "learning_rates": [config.optimizer.learning_rate],
             "seeds": list(config.seeds),
         }
-        return {
-            "task": self._shared(),
-            "config": shared,
-            "seconds": sum(r["seconds"] for model in found.values() for r in model["trials"]),
-            "complete": all(
-                name in found and found[name]["seeds"] == shared["seeds"] for name in models
-            ),
-            "models": found,
-        }
+        return {"task": plain(self._shared()), "config": shared, **found}
 
     def _shared(self) -> dict[str, Any]:
-        """What all trials share, as JSON values."""
+        """What all trials share."""
         fields = dataclasses.asdict(self.config)
         del fields["model"], fields["seeds"]
-        return fields
+        return {**fields, "sha256": fingerprint([self.train.tobytes(), self.test.tobytes()])}
 
     def described(self, model: TitansConfig, seed: int) -> dict[str, Any]:
         """All that decides a trial, as JSON values.
@@ -139,44 +155,21 @@ class Streams:
           model: what is trained.
           seed: of the trial.
         """
-        return {**self._shared(), "model": dataclasses.asdict(model), "seed": seed}
+        return plain({**self._shared(), "model": dataclasses.asdict(model), "seed": seed})
 
-    def _trial(self, name: str, model: TitansConfig, seed: int, folder: Path) -> None:
-        """Trains and reads, unless that is done or another process is at it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        described = self.described(model, seed)
-        with claimed(folder) as ours:
-            if not ours:
-                say(f"stream of {name}, seed {seed}: another process is at it")
-            if not ours or read_record(folder):
-                return
-            write_json(folder / CONFIG, described)
-            config, began = self.config, time.perf_counter()
-            training = TrainConfig(
-                seed=seed, steps=config.steps, batch_size=config.batch_size, data=self._data, model=model,
-                optimizer=config.optimizer,
-            )  # fmt: skip
-            trained, losses = train(training, self.train)
-            results, last = None, "diverged"
-            if math.isfinite(losses[-1]):
-                graphdef, params = nnx.split(trained)
-                reader = nnx.merge(graphdef, jax.device_put(params))
-                rows, _ = stream_text(reader, self.test, mode="learning", block=BLOCK)
-                bits = {str(row["position"]): row["nats"] / math.log(2) for row in rows}
-                results = {"bits": bits}
-                last = f"{bits[str(config.tokens)]:.4f} bits at the end"
-            record = {
-                "name": name,
-                "config": described,
-                **provenance(),
-                "seconds": time.perf_counter() - began,
-                "losses": losses,
-                "results": results,
-            }
-            write_json(folder / RECORD, record)
-            jax.clear_caches()
-        say(f"stream of {name}, seed {seed}: {last}, {record['seconds']:.0f} s")
-
-
-def _folder(workdir: Path, name: str, seed: int) -> Path:
-    return workdir / name / f"seed_{seed}"
+    def _trial(self, model: TitansConfig, seed: int) -> dict[str, Any]:
+        """Trains and reads."""
+        config = self.config
+        training = TrainConfig(
+            seed=seed, steps=config.steps, batch_size=config.batch_size, data=self._data, model=model,
+            optimizer=config.optimizer,
+        )  # fmt: skip
+        trained, losses = train(training, self.train)
+        results = None
+        if math.isfinite(losses[-1]):
+            graphdef, params = nnx.split(trained)
+            reader = nnx.merge(graphdef, jax.device_put(params))
+            rows, _ = stream_text(reader, self.test, mode="learning", block=BLOCK)
+            results = {"bits": {str(row["position"]): row["nats"] / math.log(2) for row in rows}}
+        jax.clear_caches()
+        return {"parameters": count_parameters(model), "losses": losses, "results": results}

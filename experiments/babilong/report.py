@@ -1,45 +1,49 @@
-"""The tables and the picture of the BABILong experiment, made from its results JSON."""
+"""The page and the picture of the BABILong experiment."""
 
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-from experiments.babilong.config import samples_at
-from experiments.comparison.report import entry, origin, rates, table
+from experiments.babilong.task import samples_at
+from experiments.comparison import page, picture
+
+TITLE = "BABILong: facts of a story hidden in prose"
+#: Where the story alone, which has no length of its own, is drawn.
+_ALONE = 128
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The page: accuracy by length, the mean and each task; then the streams."""
+def body(results: dict[str, Any]) -> list[str]:
+    """Accuracy by length, the mean and each task; then the streams."""
     study = results["study"]
-    task = study["task"]
-    done = {name: m for name, m in study["models"].items() if m["mean"] is not None}
-    lines = ["# BABILong", "", *origin(results, [study]), ""]
-    if not done:
-        return "\n".join([*lines, ""])
-    lengths = [str(n) for n in task["test_lengths"]]
+    task, models = study["task"], page.done(study)
+    lines = [*page.training_lines([study]), ""]
+    if not models:
+        return lines
+    tested = [str(n) for n in task["test_lengths"]]
     lines += [_training(task), "", _tests(task), ""]
-    for name in next(iter(done.values()))["mean"]["accuracy"]:
+    for name in next(iter(models.values()))["results"][0]["accuracy"]:
         title = "Mean over the tasks" if name == "mean" else name
         rows = [
-            [model, *(entry(done[model], ("accuracy", name, n), 100, 1) for n in lengths)]
-            for model in done
+            [
+                page.title_of(model),
+                *(page.entry(found, ("accuracy", name, n), 100, 1) for n in tested),
+            ]
+            for model, found in models.items()
         ]
-        lines += [*table([title, *lengths], rows), ""]
-    if results["streams"]:
+        lines += [*page.table([title, *tested], rows), ""]
+    streams = results["streams"]
+    if streams["rows"]:
         lines += [
             "Read as a stream (per task and seed; mean of the accuracies, percent):",
             "",
-            *_streams(results["streams"]),
+            *_streams(streams["rows"]),
+            "",
+            *page.origin_lines([streams["origin"]]),
             "",
         ]
     lines += ["Selection (nats of an answer to held-out training stories) by rate:", ""]
-    return "\n".join([*lines, *rates({"babilong": study}), ""])
+    return [*lines, *page.sweep_table({"babilong": study})]
 
 
 def _training(task: dict[str, Any]) -> str:
@@ -71,7 +75,7 @@ def _listed(items: list[Any]) -> str:
 def _streams(rows: list[dict[str, Any]]) -> list[str]:
     lengths = sorted({row["length"] for row in rows})
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    body = []
+    lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
         for length in lengths:
             of = [row for row in rows if row["model"] == model and row["length"] == length]
@@ -79,45 +83,46 @@ def _streams(rows: list[dict[str, Any]]) -> list[str]:
                 f"{100 * np.mean([r['accuracy'] for r in of if r['task'] == t]):.1f}" for t in tasks
             ]
             speed = np.mean([row["tokens_per_second"] for row in of])
-            body.append(
-                [model, f"{length:,}", str(sum(r["samples"] for r in of)), *cells, f"{speed:,.0f}"]
+            lines.append(
+                [
+                    page.title_of(model),
+                    f"{length:,}",
+                    str(sum(r["samples"] for r in of)),
+                    *cells,
+                    f"{speed:,.0f}",
+                ]
             )
-    return table(["model", "tokens", "samples", *tasks, "tokens/s"], body)
+    return page.table(["model", "tokens", "samples", *tasks, "tokens/s"], lines)
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
+def figure(results: dict[str, Any]) -> Figure | None:
     """Mean accuracy against length; streams as crosses."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for number, (name, model) in enumerate(results["study"]["models"].items()):
-        if model["mean"] is None:
-            continue
-        mean = model["mean"]["accuracy"]["mean"]
-        deviation = (model["std"] or {"accuracy": {"mean": {}}})["accuracy"]["mean"]
-        # The story alone has no length of its own: drawn at the left end.
-        lengths = [max(int(n), 128) for n in mean]
-        error = [100 * deviation.get(n, 0.0) for n in mean]
-        axes.errorbar(
-            lengths,
-            [100 * v for v in mean.values()],
-            yerr=error,
-            fmt="o-",
-            color=f"C{number}",
-            label=name,
-        )
-        streams = [row for row in results["streams"] if row["model"] == name]
-        by_length: dict[int, list[float]] = {row["length"]: [] for row in streams}
-        for row in streams:
-            by_length[row["length"]].append(100 * row["accuracy"])
-        axes.plot(
-            list(by_length), [np.mean(v) for v in by_length.values()], "x", color=f"C{number}"
-        )
-    axes.set_xscale("log", base=2)
-    axes.set(
-        xlabel="tokens of the prompt (leftmost: the story alone)",
-        ylabel="accuracy, %, mean over the tasks",
-    )
-    axes.axhline(100 / 6, linestyle=":", color="gray", label="one of six words")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    models = page.done(results["study"])
+    if not models:
+        return None
+    drawn, axes = picture.panels(1, 1, TITLE, size=(6.5, 4.2))
+    panel, tested = axes[0][0], results["study"]["task"]["test_lengths"]
+    streamed: set[int] = set()
+    for name, model in models.items():
+        means = picture.along(model, ("accuracy", "mean"), tested, 100)
+        picture.curves(panel, [({max(n, _ALONE): v for n, v in means.items()}, picture.look(name))])
+        by_length: dict[int, list[float]] = {}
+        for row in results["streams"]["rows"]:
+            if row["model"] == name:
+                by_length.setdefault(row["length"], []).append(100 * row["accuracy"])
+        values = [float(np.mean(v)) for v in by_length.values()]
+        label = f"{page.title_of(name)}, as a stream" if values else None
+        panel.plot(list(by_length), values, "x", color=picture.look(name)["color"], label=label)
+        streamed |= set(by_length)
+    ticks = sorted({max(n, _ALONE) for n in tested} | streamed)
+    picture.lengths(panel, ticks, "tokens of the prompt")
+    said = ["story\nalone" if tick == _ALONE and 0 in tested else None for tick in ticks]
+    labels = [label.get_text() for label in panel.get_xticklabels()]
+    panel.set_xticks(ticks, [s or label for s, label in zip(said, labels, strict=True)])
+    panel.axhline(100 / 6, linestyle=":", color="gray", label="guessing one of six words")
+    picture.percent(panel, "right answers, %, mean over the tasks")
+    picture.legend(drawn, panel)
+    return drawn
+
+
+REPORT = page.Report(lambda _: TITLE, body, figure)

@@ -4,11 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.babilong.config import BabilongConfig
-from experiments.babilong.task import Babilong
+from experiments.babilong.task import Babilong, BabilongConfig
+from experiments.comparison.store import keep, machine, origin
 from experiments.comparison.trial import Trial
-from experiments.efficiency.rows import Rows
-from experiments.language_modeling.trained import load_trial
+from experiments.language_modeling.saved_models import load_trial
 from titans_jax import TitansConfig
 
 
@@ -18,7 +17,7 @@ def stream_rows(
     models: dict[str, TitansConfig],
     config: BabilongConfig,
     workdir: Path,
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     """Accuracy of every seed of the streaming models by task and length.
 
     Args:
@@ -29,33 +28,25 @@ def stream_rows(
       workdir: of the trials.
 
     Returns:
-      Rows with "model", "seed", "task", "length", "samples", "accuracy", "tokens_per_second". What an earlier start
-      has measured is read.
+      "origin", and "rows" with "model", "seed", "task", "length", "samples", "accuracy", "tokens_per_second". What an
+      earlier start has measured is read; what another process is at is left out.
     """
-    rows = Rows(workdir / "streams", config)
-    found = []
+    records, rows = [], []
+    rates = {f"rate {rate:g}": rate for rate in config.study.learning_rates}
     for name in config.stream_models:
         done = study["models"].get(name)
         for seed in done["seeds"] if done else ():
-            trial = Trial(name, models[name], done["learning_rate"], seed, config.study)
+            trial = Trial(name, models[name], rates[done["best"]], seed, config.study)
             for length in config.stream_lengths:
                 for number in config.tasks:
-
-                    def measure(
-                        trial: Trial = trial, number: int = number, length: int = length
-                    ) -> dict[str, Any]:
-                        _, model = load_trial(trial.model, trial.folder(workdir))
-                        began = time.perf_counter()
-                        right = task.accuracy(model, number, length, config.stream_samples)
-                        seconds = time.perf_counter() - began
-                        return {
-                            "accuracy": right,
-                            "samples": config.stream_samples,
-                            "tokens_per_second": config.stream_samples * length / seconds,
-                        }
-
-                    row = rows.get(f"{name} {seed} {length} {number}", measure)
-                    found.append(
+                    record = _row(trial, task, number, length, config.stream_samples, workdir)
+                    if record is None:
+                        continue
+                    row = {
+                        name: record[name] for name in ("accuracy", "samples", "tokens_per_second")
+                    }
+                    records.append(record)
+                    rows.append(
                         {
                             "model": name,
                             "seed": seed,
@@ -69,4 +60,22 @@ def stream_rows(
                         f"{row['samples']}, {row['tokens_per_second']:,.0f} tokens/s",
                         flush=True,
                     )
-    return found
+    return {"origin": origin(records), "rows": rows}
+
+
+def _row(
+    trial: Trial, task: Babilong, number: int, length: int, samples: int, workdir: Path
+) -> dict[str, Any] | None:
+    """The record of one model at one task and length."""
+    folder = workdir / "streams" / trial.name / f"seed_{trial.seed}" / f"qa{number}_{length}"
+    asked = {"task": number, "length": length, "samples": samples, "machine": machine()}
+    key = {"trial": trial.describe(task), **asked}
+
+    def measure() -> dict[str, Any]:
+        _, model = load_trial(trial.model, trial.folder(workdir))
+        began = time.perf_counter()
+        right = task.accuracy(model, number, length, samples)
+        speed = samples * length / (time.perf_counter() - began)
+        return {"accuracy": right, "samples": samples, "tokens_per_second": speed}
+
+    return keep(folder, key, measure)

@@ -1,77 +1,134 @@
-"""A study: the same sweep of learning rates for every model, then every seed at each model's best rate."""
+"""A study: every candidate of every model with the first seed, then each model's best one with all seeds.
 
+Candidates are what a model is tuned by: learning rates, or ways to build and train it. All models have the same effort
+spent on them, and what a page shows was chosen without the test.
+"""
+
+import functools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.comparison.config import StudyConfig
-from experiments.comparison.task import SELECTION, Task
-from experiments.comparison.trial import (
-    Trial,
-    check_folder,
-    forget_programs,
-    read_record,
-    run_trial,
-)
+from experiments.comparison.config import SELECTION, StudyConfig, Task
+from experiments.comparison.store import check_same, keep, origin, plain, read_record
+from experiments.comparison.trial import Trial, forget_programs, run_trial
 from experiments.training.processes import say
 from titans_jax import TitansConfig
 from titans_jax.matching import count_parameters
 
 
+class Training(NamedTuple):
+    """One training of a study, kept in a folder.
+
+    Attributes:
+      folder: of the store.
+      key: all that decides it, as JSON values.
+      run: its record (store.py), trained if it is missing. The record has "parameters" and "results": what is judged,
+        with `SELECTION` where there are several candidates, or None if the training diverged.
+    """
+
+    folder: Path
+    key: dict[str, Any]
+    run: Callable[[], dict[str, Any] | None]
+
+
+#: The training of a candidate with a seed.
+Train = Callable[[int], Training]
+
+
+def kept(folder: Path, key: dict[str, Any], make: Callable[[], dict[str, Any]]) -> Training:
+    """A training that `make` does in one go."""
+    return Training(folder, key, functools.partial(keep, folder, key, make))
+
+
 def run_study(
     task: Task, models: Mapping[str, TitansConfig], config: StudyConfig, workdir: Path
 ) -> dict[str, Any]:
-    """Runs what is missing of a study; several processes may share the work in one folder.
+    """Runs what is missing of a study of language models; several processes may share the work in one folder.
 
     Args:
-      task: see task.py.
-      models: by the names that the tables show.
+      task: see config.py.
+      models: by the names that the results have.
       config: how all of them are trained.
       workdir: folder of the trials; a study that was interrupted goes on there.
 
     Returns:
-      "task"; "config" (of the study); "seconds" of all trials; "complete"; and "models", for each name with at least
-      its sweep done: "parameters", "learning_rate" (the best), "sweep" (rate: selection, None where training
-      diverged), "seeds" that are done, "mean" and "std" (nested like the task's judgement; the sample deviation,
-      None with one seed) and "trials" (the records).
+      As `compare`, with "task" and "config" (of the study).
 
     Raises:
       ValueError: before any training, if models differ in size or a folder holds other trials.
     """
     check_sizes(models, config.tolerance)
-    for name, model in models.items():
-        for rate in config.learning_rates:
-            for seed in config.seeds:
-                check_folder(Trial(name, model, rate, seed, config), task, workdir)
-    deadline = time.monotonic() + 3600 * config.max_hours if config.max_hours else math.inf
-    found: dict[str, Any] = {}
-    for name, model in models.items():
-        records: dict[tuple[float, int], dict[str, Any]] = {}
-        for trial in _trials(name, model, config, records):
-            record = read_record(trial.folder(workdir))
+
+    def training(name: str, rate: float, seed: int) -> Training:
+        trial = Trial(name, models[name], rate, seed, config)
+        run = functools.partial(run_trial, trial, task, workdir)
+        return Training(trial.folder(workdir), trial.describe(task), run)
+
+    rates = {f"rate {rate:g}": rate for rate in config.learning_rates}
+    trainings = {
+        name: {said: functools.partial(training, name, rate) for said, rate in rates.items()}
+        for name in models
+    }
+    shared = {
+        "steps": config.steps,
+        "learning_rates": list(config.learning_rates),
+        "seeds": list(config.seeds),
+    }
+    found = compare(trainings, config.seeds, hours=config.max_hours)
+    return {"task": plain(task.describe()), "config": shared, **found}
+
+
+def compare(
+    models: Mapping[str, Mapping[str, Train]], seeds: Sequence[int], *, hours: float = 0.0
+) -> dict[str, Any]:
+    """Runs what is missing of a study.
+
+    Args:
+      models: of each model its candidates, of each candidate its training with a seed.
+      seeds: the first one chooses.
+      hours: start no training after so long; 0 for no limit.
+
+    Returns:
+      "origin" (store.py); "complete"; and "models", for each name with all candidates tried: "parameters" and "best"
+      (of the candidate with the least selection), "sweep" (candidate: selection, None where training diverged; empty
+      where nothing is chosen), "seeds" that are done with the best and their "results", and "cpu_seconds", the mean of
+      its trainings.
+
+    Raises:
+      ValueError: before any training, if a folder holds another result.
+    """
+    for candidates in models.values():
+        for train in candidates.values():
+            for seed in seeds:
+                training = train(seed)
+                check_same(training.folder, training.key)
+    deadline = time.monotonic() + 3600 * hours if hours else math.inf
+    found, every = {}, []
+    for name, candidates in models.items():
+        records: dict[tuple[str, int], dict[str, Any]] = {}
+        for candidate, seed in _wanted(candidates, seeds, records):
+            training, title = candidates[candidate](seed), f"{name} {candidate} seed {seed}"
+            record = read_record(training.folder)
             if record is None and time.monotonic() < deadline:
-                record = run_trial(trial, task, workdir)
-                say(_line(trial, record))
+                record = training.run()
+                say(_line(title, record))
             elif record is None:
-                say(f"{_title(trial)}: left for another start")
+                say(f"{title}: left for another start")
             if record is not None:
-                records[trial.learning_rate, trial.seed] = record
+                records[candidate, seed] = record
         forget_programs()  # the next model has others
-        if all((rate, config.seeds[0]) in records for rate in config.learning_rates):
-            found[name] = _summary(model, config, records)
+        every += list(records.values())
+        if _swept(candidates, seeds, records):
+            found[name] = _summary(candidates, seeds, records)
+    done = (m["best"] is None or m["seeds"] == list(seeds) for m in found.values())
     return {
-        "task": task.describe(),
-        "config": _shared(config),
-        "seconds": sum(r["seconds"] for model in found.values() for r in model["trials"]),
-        "complete": len(found) == len(models)
-        and all(
-            set(model["seeds"]) == set(config.seeds) or model["mean"] is None
-            for model in found.values()
-        ),
+        "origin": origin(every),
+        "complete": len(found) == len(models) and all(done),
         "models": found,
     }
 
@@ -97,88 +154,65 @@ def check_sizes(models: Mapping[str, TitansConfig], tolerance: float) -> None:
         )
 
 
-def _trials(
-    name: str,
-    model: TitansConfig,
-    config: StudyConfig,
-    records: dict[tuple[float, int], dict[str, Any]],
-) -> Iterator[Trial]:
+Records = Mapping[tuple[str, int], Mapping[str, Any]]
+
+
+def _wanted(
+    candidates: Mapping[str, Train], seeds: Sequence[int], records: Records
+) -> Iterator[tuple[str, int]]:
     """The sweep, then what the sweep's `records` say."""
-    for rate in config.learning_rates:
-        yield Trial(name, model, rate, config.seeds[0], config)
-    swept = all((rate, config.seeds[0]) in records for rate in config.learning_rates)
-    best = _best(config, records) if swept else None
+    yield from ((candidate, seeds[0]) for candidate in candidates)
+    best = _best(candidates, seeds, records) if _swept(candidates, seeds, records) else None
     if best is not None:
-        for seed in config.seeds[1:]:
-            yield Trial(name, model, best, seed, config)
+        yield from ((best, seed) for seed in seeds[1:])
 
 
-def _selection(record: dict[str, Any]) -> float:
-    value = math.inf if record["results"] is None else record["results"][SELECTION]
+def _swept(candidates: Mapping[str, Train], seeds: Sequence[int], records: Records) -> bool:
+    return all((candidate, seeds[0]) in records for candidate in candidates)
+
+
+def _selection(record: Mapping[str, Any]) -> float:
+    """What a candidate is chosen by; 0 where there is nothing to choose."""
+    value = math.inf if record["results"] is None else record["results"].get(SELECTION, 0.0)
     return value if math.isfinite(value) else math.inf
 
 
-def _best(config: StudyConfig, records: dict[tuple[float, int], dict[str, Any]]) -> float | None:
-    """The rate with the best selection; None if no training came to its end."""
-    scores = {rate: _selection(records[rate, config.seeds[0]]) for rate in config.learning_rates}
-    best = min(scores, key=lambda rate: scores[rate])
+def _best(candidates: Mapping[str, Train], seeds: Sequence[int], records: Records) -> str | None:
+    """The candidate with the best selection; None if no training came to its end."""
+    scores = {name: _selection(records[name, seeds[0]]) for name in candidates}
+    best = min(scores, key=lambda name: scores[name])
     return best if scores[best] < math.inf else None
 
 
 def _summary(
-    model: TitansConfig, config: StudyConfig, records: dict[tuple[float, int], dict[str, Any]]
+    candidates: Mapping[str, Train], seeds: Sequence[int], records: Records
 ) -> dict[str, Any]:
-    best = _best(config, records)
+    best = _best(candidates, seeds, records)
+    tried = {name: records[name, seeds[0]] for name in candidates}
     sweep = {
-        f"{rate:g}": _selection(records[rate, config.seeds[0]]) for rate in config.learning_rates
+        name: _selection(record)
+        for name, record in tried.items()
+        if record["results"] is None or SELECTION in record["results"]
     }
-    seeds = [seed for seed in config.seeds if (best, seed) in records]
-    judged = [records[best, seed]["results"] for seed in seeds] if best is not None else []
-    judged = [results for results in judged if results is not None]
+    shown = best or next(iter(candidates))
+    done = [seed for seed in seeds if best is not None and (best, seed) in records]
     return {
-        "parameters": count_parameters(model),
-        "learning_rate": best,
-        "sweep": {rate: value if value < math.inf else None for rate, value in sweep.items()},
-        "seeds": seeds,
-        **statistics(judged),
-        "trials": list(records.values()),
+        "parameters": records[shown, seeds[0]]["parameters"],
+        "best": best,
+        "sweep": {name: value if value < math.inf else None for name, value in sweep.items()},
+        "seeds": done,
+        "results": [records[shown, seed]["results"] for seed in done],
+        "cpu_seconds": float(np.mean([record["cpu_seconds"] for record in records.values()])),
     }
 
 
-def statistics(judged: list[dict[str, Any]]) -> dict[str, Any]:
-    """The "mean" and "std" of the seeds' judgements, nested like them; None of none, and no deviation of one.
-
-    Args:
-      judged: what the task says of each seed's model, all of one structure.
-    """
-    return {
-        "mean": _over(judged, np.mean) if judged else None,
-        "std": _over(judged, lambda x: np.std(x, ddof=1)) if len(judged) > 1 else None,
-    }
-
-
-def _over(trees: list[Any], statistic: Any) -> Any:
-    """A statistic of each number over trees of nested dicts, all of one structure."""
-    if isinstance(trees[0], dict):
-        return {key: _over([tree[key] for tree in trees], statistic) for key in trees[0]}
-    return float(statistic(trees))
-
-
-def _shared(config: StudyConfig) -> dict[str, Any]:
-    return {
-        "steps": config.steps,
-        "learning_rates": list(config.learning_rates),
-        "seeds": list(config.seeds),
-    }
-
-
-def _title(trial: Trial) -> str:
-    return f"{trial.name} rate {trial.learning_rate:g} seed {trial.seed}"
-
-
-def _line(trial: Trial, record: dict[str, Any] | None) -> str:
+def _line(title: str, record: dict[str, Any] | None) -> str:
     if record is None:
-        return f"{_title(trial)}: another process is at it"
-    loss = record["curve"][-1][1] if record["curve"] else math.nan
-    judged = "diverged" if record["results"] is None else f"selection {_selection(record):.4f}"
-    return f"{_title(trial)}: loss {loss:.4f}, {judged}, {record['seconds']:.0f} s"
+        return f"{title}: another process is at it"
+    results = record["results"]
+    judged = "diverged" if results is None else "done"
+    if results is not None and SELECTION in results:
+        judged = f"selection {_selection(record):.4f}"
+    curve = record.get("curve")
+    loss = f"loss {curve[-1][1]:.4f}, " if curve else ""
+    return f"{title}: {loss}{judged}, {record['seconds']:.0f} s"

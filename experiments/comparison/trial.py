@@ -1,10 +1,7 @@
-"""One trial: a model trained at one learning rate with one seed, judged, and recorded, in a folder of its own.
+"""One training of a language model: at one learning rate with one seed, judged, and kept (store.py).
 
-    FOLDER/config.json      all that decides the trial; another trial's folder is refused
     FOLDER/checkpoints/     of the training, which continues from the newest
     FOLDER/progress.jsonl   the loss curve, and the seconds so far
-    FOLDER/record.json      what came out; its presence says that the trial is done
-    FOLDER/lock             held by the process that works on the trial, until it ends in whatever way
 
 The learning rate is a number in the optimizer's state, so the trials of a sweep share one compiled step: AdamW's update
 is proportional to it, decoupled weight decay included.
@@ -12,12 +9,11 @@ is proportional to it, decoupled weight decay included.
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +24,8 @@ import optax
 from etils import epath
 from flax import nnx
 
-from experiments.comparison.config import StudyConfig
-from experiments.comparison.provenance import provenance
-from experiments.comparison.task import SELECTION, Task
+from experiments.comparison.config import SELECTION, StudyConfig, Task
+from experiments.comparison.store import keep, plain
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
@@ -38,8 +33,6 @@ from experiments.training.step import make_init, make_train_step, split_model
 from titans_jax import TitansConfig
 from titans_jax.matching import count_parameters
 
-CONFIG = "config.json"
-RECORD = "record.json"
 CHECKPOINTS = "checkpoints"
 #: What may change between two starts of one trial.
 _FREE = ("log_every", "checkpoint_every", "max_hours", "learning_rates", "seeds", "tolerance")
@@ -79,109 +72,35 @@ class Trial(NamedTuple):
             **shared,
             "task": task.describe(),
         }
-        return json.loads(json.dumps(described))
-
-
-def check_folder(trial: Trial, task: Task, workdir: Path) -> None:
-    """Refuses a folder that holds another trial.
-
-    Raises:
-      ValueError: names what differs, with both values.
-    """
-    check_same(trial.folder(workdir), trial.name, trial.describe(task))
-
-
-def check_same(folder: Path, name: str, described: dict[str, Any]) -> None:
-    """Refuses a folder whose config.json says something else.
-
-    Args:
-      folder: of a trial.
-      name: of its model.
-      described: all that decides the outcome, as JSON values.
-
-    Raises:
-      ValueError: names what differs, with both values.
-    """
-    path = folder / CONFIG
-    if not path.exists():
-        return
-    saved = _flat(json.loads(path.read_text(encoding="utf-8")))
-    wanted = _flat(described)
-    differing = [
-        f"  {field}: {saved.get(field, 'absent')!r} there, {wanted.get(field, 'absent')!r} given"
-        for field in sorted(saved.keys() | wanted.keys())
-        if saved.get(field, "absent") != wanted.get(field, "absent")
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder} holds another trial of {name}:\n"
-            + "\n".join(differing)
-            + "\ngive the same values, or another --workdir"
-        )
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Returns what a finished trial left in its folder; None if it is not finished."""
-    path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return plain(described)
 
 
 def run_trial(trial: Trial, task: Task, workdir: Path) -> dict[str, Any] | None:
     """Trains and judges, from the last checkpoint if there is one; a finished trial's record is only read.
 
     Returns:
-      The record: "name", "config", "commit" (and "error"), "versions", "machine", "parameters", "seconds", "curve"
-      ([step, mean loss since the last point], ...), and "results", what the task says of the model. A training that
-      met a loss that is not finite has "results" None. None: another process is at this trial.
+      The record (store.py), with "name", "parameters", "seconds", "curve" ([step, mean loss since the last point],
+      ...), and "results", what the task says of the model. A training that met a loss that is not finite has "results"
+      None. None: another process is at this trial.
 
     Raises:
       ValueError: the folder holds another trial, or checkpoints of another model.
     """
-    check_folder(trial, task, workdir)
     folder = trial.folder(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with claimed(folder) as ours:
-        if not ours:
-            return None
-        finished = read_record(folder)
-        return _run(trial, task, folder) if finished is None else finished
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Whether this process alone works in the folder, for as long as the context lasts."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    return keep(folder, trial.describe(task), lambda: _run(trial, task, folder))
 
 
 def _run(trial: Trial, task: Task, folder: Path) -> dict[str, Any]:
-    write_json(folder / CONFIG, trial.describe(task))
     trained = _train(trial, task, folder)
     began = time.perf_counter()
     results = None if trained.params is None else _judge(trial, task, trained.params)
-    record = {
+    return {
         "name": trial.name,
-        "config": trial.describe(task),
-        **provenance(),
         "parameters": count_parameters(trial.model),
         "seconds": trained.seconds + time.perf_counter() - began,
         "curve": trained.curve,
         "results": results,
     }
-    write_json(folder / RECORD, record)
-    return record
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a file at once, so that an interruption never leaves half of it."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    new.replace(path)
 
 
 class _Trained(NamedTuple):
@@ -257,7 +176,7 @@ def _judge(trial: Trial, task: Task, params: Any) -> dict[str, Any]:
     results = task.evaluate(nnx.merge(split_model(trial.model)[0], params))
     if SELECTION not in results:
         raise ValueError(f"the task's judgement must have an entry {SELECTION!r}, got {[*results]}")
-    return json.loads(json.dumps(results, default=float))
+    return results
 
 
 def _curve(points: list[dict[str, float]]) -> list[list[float]]:
@@ -276,12 +195,3 @@ def _write_lines(path: Path, points: list[dict[str, float]]) -> None:
     new = path.with_name(path.name + ".new")
     new.write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
     new.replace(path)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
-    return flat

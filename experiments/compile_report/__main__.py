@@ -8,15 +8,15 @@ Everything printed is a static estimate from the compiler and the chip's publish
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 
 import jax
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from experiments import command
 from experiments.compile_report.compile import compile_step, topology_devices, use_compiler_only
 from experiments.compile_report.report import markdown, row
-from experiments.training.config import TrainConfig, parse_flags, train_config
+from experiments.training.config import TrainConfig, train_config
 from pallas_kernels.chips import chip_of
 
 
@@ -31,10 +31,8 @@ def define_flags() -> None:
     flags.DEFINE_bool("json", False, "print only JSON")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Compiles and reports; a configuration that does not fit is an answer, not an error."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     use_compiler_only()
     try:
         config = train_config(flags.FLAGS.config)
@@ -80,5 +78,4 @@ def _largest_batch(config: TrainConfig, devices: list[jax.Device]) -> int:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=parse_flags)
+    command.run(main, define_flags, config=TrainConfig, cached=False)

@@ -8,12 +8,12 @@ Rows that are in the output already are kept, so that it may be interrupted. Abo
 import dataclasses
 import importlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from experiments.compile_report.compile import compile_step, topology_devices, use_compiler_only
 from experiments.compile_report.report import row
 from experiments.training.config import train_config
@@ -31,10 +31,8 @@ def define_flags() -> None:
     flags.DEFINE_string("output", "runs/compile_report", "folder of the tables")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Compiles what is missing and writes the table after every row."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     use_compiler_only()
     try:
         chip, devices = chip_of(flags.FLAGS.topology), topology_devices(flags.FLAGS.topology)
@@ -94,5 +92,4 @@ def _markdown(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, cached=False)

@@ -8,14 +8,15 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from experiments.ablation.cases import CHANGES, COMPONENTS
-from experiments.ablation.config import AblationConfig, StreamConfig
+from experiments.ablation.run import AblationConfig
+from experiments.ablation.streams import StreamConfig
 from experiments.comparison import StudyConfig
 from experiments.configs import long_context
 from experiments.configs.language_modeling import OPTIMIZER, paper_study, paper_text
 from experiments.configs.needle_in_a_haystack import paper_needles, small_needles
 from experiments.configs.paper import BATCH_TOKENS, LENGTH
-from experiments.language_modeling.config import TextConfig
-from experiments.language_modeling.models import make_models
+from experiments.language_modeling.named_models import make_models
+from experiments.language_modeling.task import TextConfig
 from experiments.training.config import OptimizerConfig, as_config_dict, train_config
 from titans_jax import MemoryConfig, preset
 

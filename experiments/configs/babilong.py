@@ -7,7 +7,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from experiments.babilong.config import BabilongConfig
+from experiments.babilong.task import BabilongConfig
 from experiments.comparison import StudyConfig
 from experiments.configs.language_modeling import OPTIMIZER
 from experiments.configs.needle_in_a_haystack import recalling

@@ -5,8 +5,8 @@ python -m experiments.efficiency.run
 
 from ml_collections import ConfigDict
 
-from experiments.efficiency.config import EfficiencyConfig
-from experiments.language_modeling.models import NAMES
+from experiments.efficiency.run import EfficiencyConfig
+from experiments.language_modeling.named_models import NAMES
 from experiments.training.config import as_config_dict
 from titans_jax import preset
 

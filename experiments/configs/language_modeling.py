@@ -12,12 +12,9 @@ from ml_collections import ConfigDict
 
 from experiments.comparison import StudyConfig
 from experiments.configs.paper import BATCH_TOKENS, LENGTH
-from experiments.language_modeling.config import (
-    LanguageModelingConfig,
-    QuestionsConfig,
-    TextConfig,
-)
-from experiments.language_modeling.models import NAMES
+from experiments.language_modeling.named_models import NAMES
+from experiments.language_modeling.run import LanguageModelingConfig
+from experiments.language_modeling.task import QuestionsConfig, TextConfig
 from experiments.training.config import OptimizerConfig, as_config_dict
 from titans_jax import TitansConfig, preset
 

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from experiments.comparison import StudyConfig
 from experiments.configs.language_modeling import OPTIMIZER, paper_study, paper_text
-from experiments.language_modeling.config import TextConfig
-from experiments.memory_depth.config import MemoryDepthConfig
+from experiments.language_modeling.task import TextConfig
+from experiments.memory_depth.task import MemoryDepthConfig
 from experiments.training.config import as_config_dict
 from titans_jax import preset
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments.comparison import StudyConfig
 from experiments.configs.language_modeling import OPTIMIZER, small
-from experiments.needle_in_a_haystack.config import NeedleConfig
+from experiments.needle_in_a_haystack.task import NeedleConfig
 from experiments.training.config import as_config_dict
 from titans_jax import TitansConfig, preset
 

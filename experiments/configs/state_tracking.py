@@ -6,8 +6,7 @@ python -m experiments.state_tracking.run
 from ml_collections import ConfigDict
 
 from experiments.comparison import StudyConfig
-from experiments.state_tracking.config import StateTrackingExperiment
-from experiments.state_tracking.task import StateTrackingConfig
+from experiments.state_tracking.task import StateTrackingConfig, StateTrackingExperiment
 from experiments.training.config import OptimizerConfig, as_config_dict
 from titans_jax import MemoryConfig, TitansConfig
 

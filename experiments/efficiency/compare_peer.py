@@ -40,7 +40,6 @@ is reported beside it. "Of matmul" is counted FLOPs (`cases.forward_flops`) per 
 rate of a 2048 x 2048 x 2048 float32 matmul measured in the same process.
 """
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -57,11 +56,24 @@ from typing import Any
 
 import jax
 
-from experiments.comparison.command import command_line
-from experiments.efficiency import cases, report
-from experiments.efficiency.processes import ROOT, Worker, peer_interpreter, running
+from experiments import command
+from experiments.comparison.page import page
+from experiments.comparison.store import processor
+from experiments.efficiency import peer_cases as cases
+from experiments.efficiency import peer_page
+from experiments.efficiency.peer_processes import Worker, peer_interpreter, running
+from titans_jax.fields import (
+    check_fields,
+    field,
+    flag,
+    positive,
+    positive_int,
+    require,
+    several,
+    string,
+    whole,
+)
 
-PAGE = ROOT / "experiments" / "results" / "compare_peer.md"
 SIDES = ("ours", *cases.RULES)
 TURN_SECONDS = 0.5
 MEMORY_CALLS = 3
@@ -75,6 +87,41 @@ class Effort:
     seconds: float = 30.0
     min_rounds: int = 3
     max_rounds: int = 15
+
+
+_LAST = len(cases.CASES) - 1
+_ROW = whole(f"the index of a row, from 0 to {_LAST}", 0, _LAST)
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerConfig:
+    """What is measured.
+
+    Attributes:
+      peer_python: interpreter with torch and titans-pytorch; by default this one.
+      rows: indices of cases, with commas between, e.g. 0,1.
+      json: write everything measured to this file.
+      markdown: write the tables to this file.
+      seconds: about how long a row's pass is timed.
+      min_rounds: at least these.
+      max_rounds: at most these.
+      scaling: also time ours from 1K to 64K tokens.
+    """
+
+    peer_python: str = field("", string)
+    rows: tuple[int, ...] = field(tuple(range(len(cases.CASES))), several(_ROW))
+    json: str = field("", string)
+    markdown: str = field("", string)
+    seconds: float = field(Effort.seconds, positive)
+    min_rounds: int = field(Effort.min_rounds, positive_int)
+    max_rounds: int = field(Effort.max_rounds, positive_int)
+    scaling: bool = field(True, flag)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        bounded = self.min_rounds <= self.max_rounds
+        wanted = f"at most max_rounds = {self.max_rounds}"
+        require(bounded, "min_rounds", self.min_rounds, wanted)
 
 
 def start(
@@ -198,18 +245,12 @@ def measure_scaling(effort: Effort) -> list[dict[str, Any]]:
                 durations = take_turns(workers, which, effort)["ours"]
                 row[which] = statistics.median(durations) / case.tokens * 1e6
         rows.append(row)
-        print(report.describe_scaling(row), flush=True)
+        print(peer_page.describe_scaling(row), flush=True)
     return rows
 
 
 def machine(peer_python: str) -> dict[str, Any]:
     """What the numbers depend on: processor, cores, what else was running, versions."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.split(":", 1)[1].strip()
-                break
     names = "'torch', 'titans-pytorch'"
     versions = subprocess.run(
         [
@@ -223,7 +264,7 @@ def machine(peer_python: str) -> dict[str, Any]:
         check=True,
     )
     return {
-        "processor": processor,
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
@@ -233,80 +274,46 @@ def machine(peer_python: str) -> dict[str, Any]:
     }
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Reads and checks the flags.
+def measure_all(config: PeerConfig) -> dict[str, Any]:
+    """Measures the chosen rows.
 
-    Raises:
-      SystemExit: names the flag that is wrong.
+    Args:
+      config: what, and how long.
+
+    Returns:
+      What the page is made of.
     """
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    effort = Effort()
-    parser.add_argument("--peer_python", help="interpreter with torch and titans-pytorch")
-    parser.add_argument("--rows", help="indices of cases, e.g. 0,1 (default: all)")
-    parser.add_argument("--json", type=Path, help="write everything measured to this file")
-    parser.add_argument(
-        "--markdown",
-        type=Path,
-        help="write the tables to this file (default: under experiments/results/ if all rows run)",
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=effort.seconds, help="about how long a row's pass is timed"
-    )
-    parser.add_argument("--min_rounds", type=int, default=effort.min_rounds, help="at least these")
-    parser.add_argument("--max_rounds", type=int, default=effort.max_rounds, help="at most these")
-    parser.add_argument(
-        "--scaling",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="also time ours from 1K to 64K tokens",
-    )
-    options = parser.parse_args(arguments)
-    if options.rows is None:
-        options.rows = list(range(len(cases.CASES)))
-        options.markdown = options.markdown or PAGE
-    else:
-        given = options.rows
-        options.rows = [int(one) if one.isdecimal() else -1 for one in given.split(",")]
-        if not all(0 <= index < len(cases.CASES) for index in options.rows):
-            parser.error(
-                f"--rows={given}: must be indices from 0 to {len(cases.CASES) - 1} with commas"
-                " between them, e.g. 0,1"
-            )
-    if not 1 <= options.min_rounds <= options.max_rounds:
-        parser.error(
-            f"--min_rounds={options.min_rounds}: must be at least 1 and at most --max_rounds,"
-            f" {options.max_rounds}"
-        )
-    return options
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measures the chosen rows, writes the report, and prints the line of means last."""
-    options = parse_arguments(arguments)
-    effort = Effort(options.seconds, options.min_rounds, options.max_rounds)
-    peer_python = peer_interpreter(options.peer_python)
+    effort = Effort(config.seconds, config.min_rounds, config.max_rounds)
+    peer_python = peer_interpreter(config.peer_python or None)
     result: dict[str, Any] = {
-        "command": command_line("experiments.efficiency.compare_peer", arguments),
+        "command": command.command_line(),
         "machine": machine(peer_python),
         "rows": [],
     }
-    for index in options.rows:
+    for index in config.rows:
         row = measure_row(cases.CASES[index], peer_python, effort)
         result["rows"].append(row)
-        print(report.describe_row(row), flush=True)
-    result["scaling"] = measure_scaling(Effort(10.0, 2, 5)) if options.scaling else []
+        print(peer_page.describe_row(row), flush=True)
+    result["scaling"] = measure_scaling(Effort(10.0, 2, 5)) if config.scaling else []
     used = {name for row in result["rows"] for name in row["devices"].values() if name}
     result["machine"]["accelerator"] = ", ".join(sorted(used))
     result["summary"] = cases.summary_line(result["rows"])
+    return result
+
+
+def main() -> None:
+    """Measures, writes what is asked for, and prints the line of means last."""
+    config = command.read_fields(PeerConfig)
+    result = measure_all(config)
     for path, text in (
-        (options.json, json.dumps(result, indent=2) + "\n"),
-        (options.markdown, report.markdown(result)),
+        (config.json, json.dumps(result, indent=2) + "\n"),
+        (config.markdown, page(result, "compare_peer", peer_page.REPORT)),
     ):
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text)
     print(result["summary"])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command.run(main, lambda: command.define_fields(PeerConfig))

@@ -15,10 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from flax import nnx
 from jax.extend.core import Literal
 
+from experiments import command
 from experiments.jax_versions import scan_counts
 from experiments.training.devices import single_kernel_loops
 from pallas_kernels.fused_scan.jaxprs import called
@@ -38,10 +39,8 @@ def define_flags() -> None:
     flags.DEFINE_string("preset", "tiny", "a preset's name")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Prints one line per variant."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     worst = 0.0
     for variant in VARIANTS:
         model = Titans(preset(flags.FLAGS.preset, variant), rngs=nnx.Rngs(0))
@@ -165,5 +164,4 @@ def _timed(run: Callable[[], None]) -> float:
 
 if __name__ == "__main__":
     single_kernel_loops()
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags)

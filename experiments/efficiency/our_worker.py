@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from experiments.efficiency import cases, worker
+from experiments.efficiency import peer_cases as cases
+from experiments.efficiency import peer_protocol as worker
 from experiments.training.devices import compiler_options
 from titans_jax import MemoryConfig, NeuralMemory
 

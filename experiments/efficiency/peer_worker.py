@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from titans_pytorch import MemoryMLP, NeuralMemory
 
-from experiments.efficiency import cases, worker
+from experiments.efficiency import peer_cases as cases
+from experiments.efficiency import peer_protocol as worker
 
 
 def build(case: cases.Case, rule: str) -> tuple[torch.nn.Module, torch.Tensor]:

@@ -1,110 +1,95 @@
-"""The comparison's rows as text: for the terminal while it runs, and as a markdown page."""
+"""The page and the picture of training speed."""
 
 from typing import Any
 
-from experiments.efficiency import cases
+from matplotlib.figure import Figure
 
-SIZES = "batch, length, dim, heads, chunk, depth, expansion"
-MEMORY_COLUMNS = ("ours", "ours_compiling", *cases.RULES)
+from experiments.comparison import page, picture
 
-
-def describe_row(row: dict[str, Any]) -> str:
-    """One row for the terminal: speeds, ratios, memory."""
-    lines = [cases.Case(**row["case"]).label()]
-    for which in cases.PASSES:
-        speed = {side: row["speed"][side][which]["median"] for side in row["speed"]}
-        line = f"  {which:>6}: ours {speed['ours']:9,.0f} tok/s"
-        line += f" ({row['matmul_fraction'][which]:.0%} of matmul)"
-        for rule in cases.RULES:
-            line += f"  {rule} {speed[rule]:9,.0f} -> {row['ratios'][rule][which]:5.2f}x"
-        lines.append(line)
-    memory = [f"{name} {row['memory'][name] / 2**20:,.0f} MiB" for name in MEMORY_COLUMNS]
-    lines.append("  memory: " + "  ".join(memory))
-    return "\n".join(lines)
+TITLE = "Training speed against length"
 
 
-def describe_scaling(row: dict[str, Any]) -> str:
-    """One length of the scaling table for the terminal."""
-    passes = ", ".join(f"{row[which]:.2f} {which}" for which in cases.PASSES)
-    return f"{row['length']:>7} tokens, microseconds per token: {passes}"
+def body(results: dict[str, Any]) -> list[str]:
+    """Tokens/s and memory by length, then the static estimate."""
+    speed, tpu, config = results["speed"]["rows"], results["tpu"]["rows"], results["config"]
+    if not speed:
+        return []
+    names = list(dict.fromkeys(row["model"] for row in speed))
+    tested = sorted({row["length"] for row in speed})
+    header = [f"{n:,} x {config['tokens_per_step'] // n}" for n in tested]
 
+    def cells(say: Any) -> list[list[str]]:
+        found = {(row["model"], row["length"]): say(row) for row in speed}
+        return [[page.title_of(name), *(found[name, n] for n in tested)] for name in names]
 
-def _with_spread(speed: dict[str, float]) -> str:
-    return f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})"
-
-
-def _speed_table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        f"| {SIZES} | pass | ours | of matmul | same rule | ratio | default | ratio |",
-        "|---|---|---|---|---|---|---|---|",
+        f"{page.span([row['parameters'] for row in speed])} parameters, {config['tokens_per_step']:,} tokens per step, "
+        f"{config['dtype']}; median of {config['repeats']} steps ± deviation.",
+        *page.origin_lines([results[name]["origin"] for name in ("speed", "tpu")]),
+        "",
+        *page.table(
+            ["tokens/s", *header],
+            cells(lambda row: f"{row['tokens_per_second']:,.0f} ± {row['std']:,.0f}"),
+        ),
+        "",
+        "What XLA's buffers for a step take (parameters, optimizer, activations):",
+        "",
+        *page.table(["MiB", *header], cells(lambda row: f"{row['bytes'] / 2**20:,.0f}")),
     ]
-    for row in rows:
-        for which in cases.PASSES:
-            cells = [
-                cases.Case(**row["case"]).label(),
-                which,
-                _with_spread(row["speed"]["ours"][which]),
-                f"{row['matmul_fraction'][which]:.0%}",
-            ]
-            for rule in cases.RULES:
-                cells.append(_with_spread(row["speed"][rule][which]))
-                cells.append(f"{row['ratios'][rule][which]:.2f}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _memory_table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        f"| {SIZES} | ours | with compilation | same rule | default | ours / same |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [cases.Case(**row["case"]).label()]
-        cells += [f"{row['memory'][name] / 2**20:,.0f}" for name in MEMORY_COLUMNS]
-        lines.append(f"| {' | '.join(cells)} | {row['memory_ratio']:.2f} |")
-    return lines
-
-
-def _scaling_table(scaling: list[dict[str, Any]]) -> list[str]:
-    lines = ["| length | fwd | fwd+bwd |", "|---|---|---|"]
-    lines += [f"| {row['length']} | {row['fwd']:.2f} | {row['fwdbwd']:.2f} |" for row in scaling]
-    return lines
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a page: command, machine, tables, the line of means."""
-    place, rows = report["machine"], report["rows"]
-    fastest = max(row["matmul_flops_per_second"] for row in rows)
-    lines = [
-        "# Speed and memory against titans-pytorch",
-        "",
-        "Written by:",
-        "",
-        f"    {report['command']}",
-        "",
-        f"{place['accelerator']}{', beside ' if place['accelerator'] else ''}"
-        f"{place['processor']}, {place['cores']} cores, Python {place['python']},"
-        f" jax {place['jax']}, {place['peer']}, {place['date']}."
-        f" Load average before the first row: {place['load']:.2f}."
-        f" A large float32 matmul reaches {fastest / 1e9:.0f} GFLOP/s here.",
-        "What is compared, and how: the docstring of `experiments/efficiency/compare_peer.py`.",
-        "",
-        "Tokens/s of the median call, in brackets the quartiles. A ratio is ours over theirs.",
-        "",
-        *_speed_table(rows),
-        "",
-        "Peak memory growth, forward + backward, MiB.",
-        "",
-        *_memory_table(rows),
-    ]
-    if report["scaling"]:
-        case = cases.SCALING_CASE
+    if tpu:
+        columns = ["model", "HBM per chip, GiB", "step, s", "tokens/s", "limit"]
         lines += [
             "",
-            f"Our microseconds per token by length (batch {case.batch}, dim {case.dim},"
-            f" {case.heads} heads, chunk {case.chunk}, depth {case.depth}, expansion"
-            f" {case.expansion}).",
+            f"The {config['tpu_preset']} presets' own training step (0.5 million tokens) on {config['tpu_topology']}: "
+            "**static estimates** of the compile report, nothing was run.",
             "",
-            *_scaling_table(report["scaling"]),
+            *page.table(columns, [_tpu(row) for row in tpu]),
         ]
-    return "\n".join([*lines, "", "Ours over theirs:", "", f"    {report['summary']}", ""])
+    return lines
+
+
+def _tpu(row: dict[str, Any]) -> list[str]:
+    if "failed" in row:
+        return [page.title_of(row["model"]), row["failed"], "", "", ""]
+    memory = f"{row['hbm_bytes_per_chip'] / 2**30:.2f} of {row['hbm_limit'] / 2**30:.0f}"
+    if not row["fits"]:
+        return [page.title_of(row["model"]), f"{memory}: too large", "", "", ""]
+    parts = {
+        part: row[f"static_{part}_seconds"]
+        for part in ("compute", "hbm", "interconnect", "network")
+    }
+    seconds = row["static_step_seconds"]
+    return [
+        page.title_of(row["model"]),
+        memory,
+        f"{seconds:.4f}",
+        f"{row['tokens_per_second']:,.0f}",
+        max(parts, key=lambda p: parts[p]),
+    ]
+
+
+def figure(results: dict[str, Any]) -> Figure | None:
+    """Tokens a second against length, a panel for each family of models."""
+    speed = results["speed"]["rows"]
+    groups = picture.families(dict.fromkeys(row["model"] for row in speed))
+    if not groups:
+        return None
+    drawn, axes = picture.panels(1, len(groups), TITLE, size=(4.0, 4.8), sharey=True)
+    for panel, names in zip(axes[0], groups, strict=True):
+        found = {
+            name: {
+                row["length"]: (row["tokens_per_second"], row["std"])
+                for row in speed
+                if row["model"] == name
+            }
+            for name in names
+        }
+        picture.curves(panel, [(found[name], picture.look(name)) for name in names])
+        picture.lengths(panel, sorted({row["length"] for row in speed}), "tokens of a sequence")
+        picture.legend_below(panel)
+    axes[0][0].set_ylim(bottom=0)
+    axes[0][0].set_ylabel("training tokens a second, at equal tokens per step")
+    return drawn
+
+
+REPORT = page.Report(lambda _: TITLE, body, figure)

@@ -10,12 +10,10 @@ nucleotides' frequencies. The genome lies in RAM, a byte a nucleotide; a trainin
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import functools
 import math
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,15 +23,26 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.comparison.provenance import provenance
-from experiments.comparison.trial import write_json
-from experiments.genomics.models import MATCHED, Size, language_model
+from experiments import command
+from experiments.comparison.store import provenance, write_json
+from experiments.genomics.classifiers import MATCHED, Size, language_model
 from experiments.genomics.objectives import alphabet, masked_loss, next_loss
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
+from titans_jax.config import Variant
 from titans_jax.data.genomic import read_fasta
 from titans_jax.data.nucleotides import NucleotideTokenizer
-from titans_jax.fields import positive_int, require
+from titans_jax.fields import (
+    check_fields,
+    field,
+    flag,
+    given,
+    one_of,
+    positive,
+    positive_int,
+    random_seed,
+    require,
+)
 from titans_jax.inference.pretrained import save_pretrained
 from titans_jax.models.language_model import Titans
 from titans_jax.typing import Array, Int, PyTree
@@ -91,32 +100,47 @@ def cut(fasta: str | Path, tokenizer: NucleotideTokenizer, length: int) -> Piece
     return Pieces(np.stack(strands), np.array(lengths, np.int32))
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command's flags."""
-    parser = argparse.ArgumentParser(
-        "experiments.genomics.pretrain", description="Pretrains a language model on a FASTA."
-    )
-    add = parser.add_argument
-    add("--fasta", required=True, help="the file")
-    add("--output", required=True, type=Path, help="folder of the model")
-    add("--objective", default="next", choices=("next", "masked"))
-    add("--variant", default="lmm", choices=("lmm", *MATCHED))
-    add("--dim", type=int, default=32, help="of the LMM; another variant is matched to it")
-    add("--layers", type=int, default=1, help="of the LMM")
-    add("--length", type=int, default=256, help="nucleotides of a piece")
-    add("--steps", type=int, default=500)
-    add("--batch_size", type=int, default=16, help="pieces per step")
-    add("--learning_rate", type=float, default=5e-3)
-    add("--seed", type=int, default=0, help="of parameters, order, strands and masks")
-    add("--keep_case", action="store_true", help="lower-case letters are tokens of their own")
-    return parser.parse_args(arguments)
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """What is trained.
+
+    Attributes:
+      fasta: the file.
+      output: folder of the model.
+      objective: next or masked.
+      variant: lmm, or a baseline of as many parameters.
+      dim: of the LMM; another variant is matched to it.
+      layers: of the LMM.
+      length: nucleotides of a piece.
+      steps: optimizer steps.
+      batch_size: pieces per step.
+      learning_rate: the peak.
+      seed: of parameters, order, strands and masks.
+      keep_case: lower-case letters are tokens of their own.
+    """
+
+    fasta: str = field("", given)
+    output: str = field("", given)
+    objective: str = field("next", one_of(("next", "masked")))
+    variant: Variant = field("lmm", one_of(("lmm", *MATCHED)))
+    dim: int = field(32, positive_int)
+    layers: int = field(1, positive_int)
+    length: int = field(256, positive_int)
+    steps: int = field(500, positive_int)
+    batch_size: int = field(16, positive_int)
+    learning_rate: float = field(5e-3, positive)
+    seed: int = field(0, random_seed)
+    keep_case: bool = field(False, flag)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
-def pretrain(options: argparse.Namespace) -> dict[str, Any]:
+def pretrain(options: PretrainConfig) -> dict[str, Any]:
     """Trains and saves a model.
 
     Args:
-        options: see `parse_arguments`.
+        options: see `PretrainConfig`.
 
     Returns:
         What pretrain.json holds.
@@ -124,8 +148,6 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         FloatingPointError: if the loss stops being finite.
     """
-    for name in ("length", "steps", "batch_size"):
-        positive_int(f"--{name}", getattr(options, name))
     began = time.perf_counter()
     tokenizer = NucleotideTokenizer(keep_case=options.keep_case)
     config = language_model(
@@ -166,9 +188,14 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
         float(loss(parameters, pieces.strands[rows, 0], pieces.lengths[rows], jax.random.key(n)))
         for n, rows in enumerate(np.resize(valid, (min(VALID_BATCHES, -(-held // batch)), batch)))
     ]
-    save_pretrained(nnx.merge(graph, parameters), options.output)
+    output = Path(options.output)
+    save_pretrained(nnx.merge(graph, parameters), output)
     record = {
-        **{name: value for name, value in vars(options).items() if name not in ("fasta", "output")},
+        **{
+            name: value
+            for name, value in dataclasses.asdict(options).items()
+            if name not in ("fasta", "output")
+        },
         "fasta": Path(options.fasta).name,
         "pieces": {"train": len(train), "valid": held},
         "valid_loss": float(np.mean(judged)),
@@ -177,7 +204,7 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": time.perf_counter() - began,
         **provenance(),
     }
-    write_json(options.output / "pretrain.json", record)
+    write_json(output / "pretrain.json", record)
     return record
 
 
@@ -190,7 +217,7 @@ def _entropy(pieces: Pieces, rows: np.ndarray, unknown: tuple[int, ...]) -> floa
 
 
 def _compiled(
-    graph: nnx.GraphDef, options: argparse.Namespace, tokenizer: NucleotideTokenizer
+    graph: nnx.GraphDef, options: PretrainConfig, tokenizer: NucleotideTokenizer
 ) -> tuple[Any, Any, optax.GradientTransformation]:
     optimizer = make_optimizer(OptimizerConfig(learning_rate=options.learning_rate), options.steps)
     letters = alphabet(tokenizer)
@@ -212,12 +239,9 @@ def _compiled(
     return step, jax.jit(loss), optimizer
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Pretrains, and says what came of it."""
-    try:
-        record = pretrain(parse_arguments(arguments))
-    except (OSError, ValueError, ImportError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    record = pretrain(command.read_fields(PretrainConfig))
     print(
         f"validation: {record['valid_loss']:.4f} nats per nucleotide; "
         f"frequencies alone: {record['frequencies_loss']:.4f}"
@@ -225,4 +249,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command.run(main, lambda: command.define_fields(PretrainConfig))

@@ -3,120 +3,186 @@
     python -m experiments.genomics.run --task=nontata_promoters --data_dir=DIR
 
 Every model is trained at the same learning rates with the first seed; validation chooses, and the chosen rate is
-trained with the other seeds. Every training is written to OUTPUT/TASK.json as it ends, with the commit, the machine and
-the CPU-seconds; the page TASK.md and the picture TASK.png follow. The same command goes on with what is missing. A
-language model that experiments.genomics.pretrain left is one more: --models=lmm,pretrained --pretrained=FOLDER.
+trained with the other seeds. The same command goes on with what is missing; WORKDIR/TASK.json, its page and its picture
+are what came out. A language model that experiments.genomics.pretrain left is one more: --models=lmm,pretrained
+--pretrained=FOLDER.
 """
 
-from __future__ import annotations
-
-import argparse
-import math
-import os
-import shlex
-import sys
-import time
-from collections.abc import Sequence
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
-from experiments.genomics.models import PRETRAINED, TITLES, Size
-from experiments.genomics.study import Settings, Study
-from experiments.genomics.tasks import PAPER, load_task
-from experiments.genomics.training import FitConfig
+from experiments import command
+from experiments.comparison.config import SELECTION
+from experiments.comparison.store import fingerprint, plain
+from experiments.comparison.study import Training, compare, kept
+from experiments.genomics.classifier_training import FitConfig, fit, judge, log_loss, predict
+from experiments.genomics.classifiers import (
+    PRETRAINED,
+    TITLES,
+    Size,
+    build,
+    count,
+    from_language_model,
+)
+from experiments.genomics.report import REPORT
+from experiments.genomics.tasks import Task, load_task
 from titans_jax.data.nucleotides import NucleotideTokenizer
+from titans_jax.fields import (
+    check_fields,
+    field,
+    flag,
+    given,
+    non_negative,
+    one_of,
+    positive,
+    positive_int,
+    random_seed,
+    require,
+    several,
+    string,
+)
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "genomics"
-#: Flags whose values differ from machine to machine; the page shows them as DIR.
-PLACES = ("data_dir", "output", "pretrained")
+#: The CNN's passes over the training part, as published, where the others have fewer: each costs it next to nothing.
+CNN_EPOCHS = 10
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command's flags, checked."""
-    parser = argparse.ArgumentParser(
-        "experiments.genomics.run", description="Classification of DNA sequences."
+@dataclasses.dataclass(frozen=True)
+class GenomicsConfig:
+    """What is trained.
+
+    Attributes:
+      task: a task of GenomicBenchmarks (tasks.py), or a folder's or table's name in DIR.
+      models: names, with commas between (classifiers.py).
+      pretrained: folder of a language model, where the model 'pretrained' starts.
+      rates: learning rates, with commas between.
+      seeds: of parameters, order and strands, with commas between; the first chooses the rate.
+      epochs: of the language models; the CNN has at least 10.
+      batch_size: sequences per step.
+      weight_decay: of AdamW.
+      dim: of the LMM; baselines are matched to it.
+      layers: of the LMM.
+      keep_case: lower-case letters are tokens of their own.
+      one_strand: no reverse complements.
+      split_seed: of the split.
+      max_minutes: start no training after so long; 0 for no limit.
+    """
+
+    task: str = field("", given)
+    models: tuple[str, ...] = field(
+        tuple(name for name in TITLES if name != PRETRAINED), several(one_of(TITLES))
     )
-    add = parser.add_argument
-    add("--task", required=True, help=f"{', '.join(PAPER)}, or a folder's or table's name in DIR")
-    add("--data_dir", default=os.environ.get("TITANS_DATA"), help="folder of the tasks (tasks.py)")
-    models = ",".join(name for name in TITLES if name != PRETRAINED)
-    add("--models", default=models, help="names, with commas between")
-    add("--pretrained", help="folder of a language model, where the model 'pretrained' starts")
-    add("--rates", default="0.004,0.008", help="learning rates, with commas between")
-    add("--seeds", default="0,1,2", help="with commas between; the first chooses the rate")
-    add("--epochs", type=int, default=4, help="of the language models; the CNN has at least 10")
-    add("--batch_size", type=int, default=16, help="sequences per step")
-    add("--weight_decay", type=float, default=0.1, help="of AdamW")
-    add("--dim", type=int, default=32, help="of the LMM; baselines are matched to it")
-    add("--layers", type=int, default=1, help="of the LMM")
-    add("--keep_case", action="store_true", help="lower-case letters are tokens of their own")
-    add("--one_strand", action="store_true", help="no reverse complements")
-    add("--split_seed", type=int, default=0, help="of the split")
-    add("--max_minutes", type=float, default=math.inf, help="start no training after so long")
-    add("--output", type=Path, default=RESULTS, help="folder of the results")
-    options = parser.parse_args(arguments)
-    if options.data_dir is None:
-        parser.error("--data_dir (or the environment variable TITANS_DATA) must name a folder")
-    options.models = options.models.split(",")
-    for model in options.models:
-        if model not in TITLES:
-            parser.error(f"--models: {model!r} is not one of {', '.join(TITLES)}")
-    if PRETRAINED in options.models and options.pretrained is None:
-        parser.error("--models: 'pretrained' needs --pretrained=FOLDER")
-    options.rates = _numbers(parser, "rates", options.rates, float)
-    options.seeds = _numbers(parser, "seeds", options.seeds, int)
-    return options
+    pretrained: str = field("", string)
+    rates: tuple[float, ...] = field((0.004, 0.008), several(positive, distinct=True))
+    seeds: tuple[int, ...] = field((0, 1, 2), several(random_seed, distinct=True))
+    epochs: int = field(4, positive_int)
+    batch_size: int = field(16, positive_int)
+    weight_decay: float = field(0.1, non_negative)
+    dim: int = field(32, positive_int)
+    layers: int = field(1, positive_int)
+    keep_case: bool = field(False, flag)
+    one_strand: bool = field(False, flag)
+    split_seed: int = field(0, random_seed)
+    max_minutes: float = field(0.0, non_negative)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        right = PRETRAINED not in self.models or bool(self.pretrained)
+        wanted = "the folder of a language model, where models has 'pretrained'"
+        require(right, "pretrained", self.pretrained, wanted)
+
+    def fit(self, model: str) -> FitConfig:
+        """How a model is trained."""
+        epochs = max(CNN_EPOCHS, self.epochs) if model == "cnn" else self.epochs
+        return FitConfig(epochs, self.batch_size, self.weight_decay, not self.one_strand)
 
 
-def _numbers(parser: argparse.ArgumentParser, name: str, given: str, kind: Any) -> tuple[Any, ...]:
-    try:
-        values = tuple(kind(value) for value in given.split(","))
-    except ValueError:
-        parser.error(f"--{name}={given}: must be numbers with commas between")
-    if len(set(values)) < len(values) or min(values) < 0 or (kind is float and 0 in values):
-        parser.error(f"--{name}={given}: must be positive (a seed may be 0), and none twice")
-    return values
+class Trainer:
+    """Trains and judges the models of a task."""
+
+    def __init__(self, config: GenomicsConfig, data: Path):
+        """Reads and splits the task.
+
+        Raises:
+          OSError: it is not there.
+          ValueError: it cannot be read.
+        """
+        self.config = config
+        tokenizer = NucleotideTokenizer(keep_case=config.keep_case)
+        self.vocab_size = tokenizer.vocab_size
+        self.task: Task = load_task(config.task, data, tokenizer, config.split_seed)
+
+    def training(self, model: str, rate: float, workdir: Path, seed: int) -> Training:
+        """One training, to be run or read."""
+        folder = workdir / self.config.task / model / f"rate_{rate:g}" / f"seed_{seed}"
+        key = {
+            "task": self.task.description,
+            "model": model,
+            "rate": rate,
+            "seed": seed,
+            "fit": dataclasses.asdict(self.config.fit(model)),
+            "vocab_size": self.vocab_size,
+            "started_from": self._started_from(model),
+        }
+        return kept(folder, plain(key), lambda: self._train(model, rate, seed))
+
+    def _started_from(self, model: str) -> Any:
+        if model == "cnn":
+            return None
+        if model != PRETRAINED:
+            return {"dim": self.config.dim, "layers": self.config.layers}
+        files = [path for path in sorted(Path(self.config.pretrained).iterdir()) if path.is_file()]
+        return fingerprint(path.read_bytes() for path in files)
+
+    def _train(self, model: str, rate: float, seed: int) -> dict[str, Any]:
+        """Trains, and judges the best epoch; there is nothing to judge where training diverged."""
+        built, task, config = self._build(model, seed), self.task, self.config.fit(model)
+        record = {"parameters": count(built), "results": None}
+        try:
+            fitted = fit(built, config, task.train, task.valid, learning_rate=rate, seed=seed)
+        except FloatingPointError as error:
+            return {**record, "diverged": str(error)}
+        selection = log_loss(fitted.valid, task.valid.labels)
+        tested = judge(predict(fitted.model, task.test, config), task.test.labels)
+        return {
+            **record,
+            "valid": judge(fitted.valid, task.valid.labels),
+            "best_epoch": fitted.best + 1,
+            "losses": fitted.curve,
+            "results": {SELECTION: selection, **tested},
+        }
+
+    def _build(self, model: str, seed: int) -> Any:
+        """A model with its initial parameters."""
+        classes, length = len(self.task.classes), self.task.train.strands.shape[2]
+        if model == PRETRAINED:
+            return from_language_model(self.config.pretrained, self.vocab_size, classes, seed)
+        size = Size(self.config.dim, self.config.layers)
+        return build(model, self.vocab_size, length, classes, size, seed)
 
 
-def command_line(arguments: Sequence[str]) -> str:
-    """The command as it can be given again, elsewhere."""
-    said: list[str] = []
-    for argument in arguments:
-        before = said[-1].removeprefix("--") if said else ""
-        name = argument.removeprefix("--").partition("=")[0]
-        if before in PLACES:
-            argument = "DIR"
-        elif name in PLACES and "=" in argument:
-            argument = f"--{name}=DIR"
-        said.append(argument)
-    return shlex.join(["python", "-m", "experiments.genomics.run", *said])
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs what is missing."""
-    options = parse_arguments(arguments)
-    try:
-        tokenizer = NucleotideTokenizer(keep_case=options.keep_case)
-        task = load_task(options.task, options.data_dir, tokenizer, options.split_seed)
-        settings = Settings(
-            options.rates,
-            options.seeds,
-            FitConfig(
-                options.epochs, options.batch_size, options.weight_decay, not options.one_strand
-            ),
-            Size(options.dim, options.layers),
-            tokenizer.vocab_size,
-        )
-        output = options.output / options.task
-        study = Study(task, settings, output, command_line(arguments), options.pretrained)
-        deadline = time.monotonic() + 60 * options.max_minutes
-        for model in options.models:
-            if not study.run(model, deadline):
-                print("out of --max_minutes: the same command goes on", flush=True)
-                return
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
+def main(config: GenomicsConfig, workdir: Path, data: Path) -> dict[str, Any]:
+    """Runs what is missing and returns the results."""
+    trainer = Trainer(config, data)
+    trainings = {
+        model: {
+            f"rate {rate:g}": functools.partial(trainer.training, model, rate, workdir)
+            for rate in config.rates
+        }
+        for model in config.models
+    }
+    if PRETRAINED in config.models:
+        trainer._build(PRETRAINED, 0)  # what does not fit is said before any training
+    found = compare(trainings, config.seeds, hours=config.max_minutes / 60)
+    epochs = {model: config.fit(model).epochs for model in config.models}
+    return {
+        "name": config.task,
+        "task": trainer.task.description,
+        "config": {"rates": list(config.rates), "seeds": list(config.seeds), "epochs": epochs},
+        **found,
+    }
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command.study(main, REPORT, GenomicsConfig, "genomics", data=True, file=False)

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from experiments.genomics.splits import FRACTIONS, groups, kmers, split
-from experiments.genomics.training import Examples
+from experiments.comparison.store import fingerprint
+from experiments.genomics.classifier_training import Examples
+from experiments.genomics.leak_free_split import FRACTIONS, groups, kmers, split
 from titans_jax.data.genomic import PARTS, LabelledSequences, read_benchmark, read_table
 from titans_jax.data.nucleotides import NucleotideTokenizer
 
@@ -98,6 +99,7 @@ def load_task(
             part: float(np.bincount(examples[part].labels).max() / len(examples[part].labels))
             for part in examples
         },
+        "sha256": fingerprint(array.tobytes() for part in examples.values() for array in part),
     }
     classes = data["train"].classes
     return Task(examples["train"], examples["valid"], examples["test"], classes, description)

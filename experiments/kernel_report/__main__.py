@@ -14,14 +14,14 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from experiments.kernel_report import text
 from experiments.kernel_report.curve import checkpoint_curve
 from experiments.kernel_report.plot import roofline
@@ -45,10 +45,8 @@ def define_flags() -> None:
     flags.DEFINE_float("timeout", 600.0, "seconds for each compilation", lower_bound=1.0)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Runs the report that the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"no arguments besides flags, got {argv[1:]}")
     topologies = flags.FLAGS.topology
     for topology in topologies:
         chip_of(topology)
@@ -115,5 +113,4 @@ def _command() -> str:
 if __name__ == "__main__":
     # Children compile for TPUs; this process only traces, and must not look for a device.
     jax.config.update("jax_platforms", "cpu")
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags, cached=False)

@@ -18,7 +18,7 @@ from lm_eval.api.model import LM
 
 from experiments.language_modeling.likelihood import likelihoods
 from experiments.language_modeling.questions import Request
-from experiments.language_modeling.trained import load_model
+from experiments.language_modeling.saved_models import load_model
 from titans_jax import Titans
 from titans_jax.data import Tokenizer
 from titans_jax.inference import GREEDY, Sampling, generate_text, prefill, score

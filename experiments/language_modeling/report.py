@@ -1,15 +1,10 @@
-"""The table and the picture of the language-modelling experiment, made from its results JSON."""
+"""The page and the picture of the language-modelling experiment."""
 
-from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
-
-from experiments.comparison.report import entry, origin, rates, table
+from experiments.comparison import page, picture
 
 #: The paper's Table 1, 340M parameters and 15B tokens: perplexity on WikiText and LAMBADA, accuracy on LAMBADA and the
 #: average of eight tasks.
@@ -27,58 +22,56 @@ PAPER = {
 }
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The page: bits per byte, questions, learning rates."""
+OURS = ("lmm", "mac", "mag", "mal")
+TITLE = "Language modelling"
+
+
+def body(results: dict[str, Any]) -> list[str]:
+    """Bits per byte, questions, learning rates."""
     study = results["study"]
-    done = {name: model for name, model in study["models"].items() if model["mean"] is not None}
-    lines = ["# Language modelling", "", *origin(results, [study]), ""]
-    if not done:
-        return "\n".join([*lines, ""])
-    first = next(iter(done.values()))["mean"]
-    task = study["task"]
+    models, task = page.done(study), study["task"]
+    lines = [*page.training_lines([study]), ""]
+    if not models:
+        return lines
     seen = study["config"]["steps"] * task["batch_size"] * task["length"]
     lines += [
         f"{seen:,} tokens of training ({task['tokenizer']}), windows of {task['length']} in training and testing. "
         "Beside them the paper's perplexities at 340M parameters and 15B tokens, whose order is all that compares.",
         "",
     ]
-    tests = list(first["bits_per_byte"])
+    tests = _tests(models)
     header = [
         "model",
         "parameters",
-        *(f"{t}, bits/byte" for t in tests),
+        *(f"{page.text_of(t)}, bits/byte" for t in tests),
         "paper: Wiki ppl",
         "paper: LAMBADA ppl",
     ]
     rows = []
-    for name, model in sorted(
-        done.items(), key=lambda item: item[1]["mean"]["bits_per_byte"][tests[0]]
-    ):
-        bits = [entry(model, ("bits_per_byte", test), digits=4) for test in tests]
+    for name in sorted(models, key=lambda n: page.number(models[n], ("bits_per_byte", tests[0]))):
+        model = models[name]
+        bits = [page.entry(model, ("bits_per_byte", test), digits=4) for test in tests]
         paper = [f"{v:.2f}" for v in PAPER[name][:2]] if name in PAPER else ["", ""]
-        rows.append([name, f"{model['parameters']:,}", *bits, *paper])
-    lines += [*table(header, rows), "", *_diverged(study)]
-    if first["questions"]:
-        lines += [*_questions(done), ""]
-    return "\n".join(
-        [
-            *lines,
-            "Selection (bits per byte of held-out ends of the training books) by rate:",
-            "",
-            *rates({"text": study}),
-            "",
-        ]
-    )
+        rows.append([page.title_of(name), f"{model['parameters']:,}", *bits, *paper])
+    lines += [*page.table(header, rows), "", *_diverged(study)]
+    if next(iter(models.values()))["results"][0]["questions"]:
+        lines += [*_questions(models), ""]
+    said = "Selection (bits per byte of held-out ends of the training books) by rate:"
+    return [*lines, said, "", *page.sweep_table({"text": study})]
+
+
+def _tests(models: dict[str, Any]) -> list[str]:
+    return list(next(iter(models.values()))["results"][0]["bits_per_byte"])
 
 
 def _diverged(study: dict[str, Any]) -> list[str]:
-    lost = [name for name, model in study["models"].items() if model["mean"] is None]
+    lost = [page.title_of(name) for name in study["models"] if name not in page.done(study)]
     return [f"Diverged at every rate: {', '.join(lost)}.", ""] if lost else []
 
 
-def _questions(done: dict[str, Any]) -> list[str]:
+def _questions(models: dict[str, Any]) -> list[str]:
     """Accuracies in percent; of words the perplexity too."""
-    first = next(iter(done.values()))["mean"]["questions"]
+    first = next(iter(models.values()))["results"][0]["questions"]
     columns = []
     for task, metrics in first.items():
         columns += [(task, name) for name in ("acc", "acc_norm", "perplexity") if name in metrics]
@@ -88,38 +81,37 @@ def _questions(done: dict[str, Any]) -> list[str]:
         for t, n in columns
     ]
     rows = [["chance", *chance]]
-    for name, model in done.items():
+    for name, model in models.items():
         cells = [
-            entry(model, ("questions", t, n), 100 if n.startswith("acc") else 1, 1)
+            page.entry(model, ("questions", t, n), 100 if n.startswith("acc") else 1, 1)
             for t, n in columns
         ]
-        rows.append([name, *cells])
+        rows.append([page.title_of(name), *cells])
     count = max(int(m["questions"]) for m in first.values())
-    stderr = max(m["acc_stderr"] for m in first.values())
+    some = next(iter(models.values()))
+    stderr = max(page.number(some, ("questions", task, "acc_stderr"))[0] for task in first)
     lines = [
         f"Zero-shot questions, at most {count} of each file, scored as lm-evaluation-harness does. Models of this size "
         f"answer near chance; one accuracy's standard error is up to {100 * stderr:.1f} points.",
         "",
     ]
-    return lines + table(header, rows)
+    return lines + page.table(header, rows)
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Bits per byte of every model on every test, a bar for the deviation over the seeds."""
-    done = {n: m for n, m in results["study"]["models"].items() if m["mean"] is not None}
-    figure, axes = plt.subplots(figsize=(7, 0.35 * len(done) + 1.5), layout="constrained")
-    tests = list(next(iter(done.values()))["mean"]["bits_per_byte"]) if done else []
-    names = sorted(done, key=lambda n: -done[n]["mean"]["bits_per_byte"][tests[0]])
-    for test in tests:
-        means = [done[n]["mean"]["bits_per_byte"][test] for n in names]
-        deviations = [
-            (done[n]["std"] or {"bits_per_byte": {test: 0}})["bits_per_byte"][test] for n in names
-        ]
-        axes.errorbar(means, range(len(names)), xerr=deviations, fmt="o", label=test)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="bits per byte (mean and deviation over seeds)")
-    if tests:
-        axes.legend(fontsize="small")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def figure(results: dict[str, Any]) -> Figure | None:
+    """Bits per byte of every model, a panel for each test; those with this library's memories in blue."""
+    models = page.done(results["study"])
+    if not models:
+        return None
+    tests = _tests(models)
+    names = sorted(models, key=lambda n: page.number(models[n], ("bits_per_byte", tests[0])))[::-1]
+    size = (3.8, 0.3 * len(names) + 1)
+    drawn, axes = picture.panels(1, len(tests), TITLE, size=size, sharey=True)
+    for panel, test in zip(axes[0], tests, strict=True):
+        values = {n: page.number(models[n], ("bits_per_byte", test)) for n in names}
+        picture.dots(panel, names, values, {n: "C0" if n in OURS else "0.4" for n in names})
+        panel.set(xlabel="bits per byte, bars: one deviation over seeds", title=page.text_of(test))
+    return drawn
+
+
+REPORT = page.Report(lambda _: TITLE, body, figure)

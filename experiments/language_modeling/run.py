@@ -7,35 +7,60 @@ and then with every seed, and scores them on a held-out book, on WikiText and on
 command continues where it was interrupted. --config=experiments/configs/language_modeling.py:340m is the paper's size.
 """
 
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
+from experiments import command
+from experiments.comparison import StudyConfig, run_study
+from experiments.language_modeling.named_models import make_models
+from experiments.language_modeling.report import REPORT
+from experiments.language_modeling.task import (
+    LanguageModeling,
+    QuestionsConfig,
+    TextConfig,
+    with_vocabulary,
+)
+from titans_jax import TitansConfig
+from titans_jax.fields import (
+    check_fields,
+    field,
+    instance_of,
+    several,
+    string,
+)
 
-from experiments.comparison import run_study, write_results
-from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
-from experiments.language_modeling.config import LanguageModelingConfig
-from experiments.language_modeling.data_dir import data_dir, define_data_dir
-from experiments.language_modeling.models import make_models
-from experiments.language_modeling.report import markdown, plot
-from experiments.language_modeling.task import LanguageModeling, with_vocabulary
-from experiments.training.config import from_config_dict
 
-CONFIG = "experiments/configs/language_modeling.py"
+@dataclasses.dataclass(frozen=True)
+class LanguageModelingConfig:
+    """Everything that decides the experiment.
+
+    Attributes:
+      models: names, see models.py.
+      model: what they share.
+      text: see TextConfig.
+      questions: see QuestionsConfig.
+      study: see StudyConfig.
+    """
+
+    models: tuple[str, ...] = field(
+        ("lmm", "mac", "mag", "mal", "transformer", "transformer_window"), several(string)
+    )
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    text: TextConfig = field(TextConfig(), instance_of(TextConfig))
+    questions: QuestionsConfig = field(QuestionsConfig(), instance_of(QuestionsConfig))
+    study: StudyConfig = field(StudyConfig(), instance_of(StudyConfig))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs what is missing of the study and writes the results."""
-    with messages(argv):
-        config = from_config_dict(LanguageModelingConfig, flags.FLAGS.config)
-        task = LanguageModeling(data_dir(), config.text, config.questions)
-        models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
-        study = run_study(task, models, config.study, Path(flags.FLAGS.workdir))
-        results = {"command": command_line("experiments.language_modeling.run"), "study": study}
-        write_results(results, output_path(), markdown, plot)
+def main(config: LanguageModelingConfig, workdir: Path, data: Path) -> dict[str, Any]:
+    """Runs what is missing of the study and returns the results."""
+    task = LanguageModeling(data, config.text, config.questions)
+    models = make_models(config.models, with_vocabulary(config.model, task.tokenizer))
+    return {"study": run_study(task, models, config.study, workdir)}
 
 
 if __name__ == "__main__":
-    define_flags("language_modeling")
-    define_data_dir()
-    app.run(main, flags_parser=parser(CONFIG))
+    command.study(main, REPORT, LanguageModelingConfig, "language_modeling", data=True)

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
+from experiments import command
 from experiments.long_context import report
 from experiments.long_context.training import make_config
 from experiments.training.devices import compiler_options
@@ -49,10 +50,8 @@ def define_flags() -> None:
     flags.DEFINE_string("output", "runs/long_context/crossing", "folder for what is written")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Measures and reports."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     models = {
         name: Titans(make_config(name, "stdlib", 1).model, rngs=nnx.Rngs(0)) for name in VARIANTS
     }
@@ -196,5 +195,4 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    command.run(main, define_flags)

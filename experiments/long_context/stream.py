@@ -20,15 +20,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
-from experiments import program
+from experiments import command
 from experiments.long_context import report
 from experiments.long_context.streaming import octaves, share_one_arena, stream_text, time_ratio
 from experiments.long_context.training import RECORD, make_config
@@ -54,12 +53,9 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "folder for the table, the picture and the JSON")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Trains what is missing, streams, and reports."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     share_one_arena()
-    logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches
     output = Path(flags.FLAGS.output or Path(flags.FLAGS.workdir) / "stream")
     try:
         _check()
@@ -188,4 +184,4 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    program.run(main, define_flags)
+    command.run(main, define_flags)

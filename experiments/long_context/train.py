@@ -7,13 +7,12 @@ The model is written in the Hugging Face layout, with training.json beside it: t
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import program
+from experiments import command
 from experiments.long_context.training import MEAN_WINDOWS, RECORD, make_config, train
 from experiments.training.config import flatten
 from experiments.training.text import load_text
@@ -29,10 +28,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("steps", 300, "optimizer steps", lower_bound=1)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Trains one model and writes it."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a --flag=value")
     try:
         config = make_config(flags.FLAGS.variant, flags.FLAGS.data_path, flags.FLAGS.steps)
         text = load_text(config, ByteTokenizer())
@@ -54,4 +51,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, define_flags)
+    command.run(main, define_flags)

@@ -8,45 +8,30 @@ lengths, shorter and longer than those it was trained in. The same command conti
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
-
-from experiments.comparison import run_study, write_results
-from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
-from experiments.efficiency.rows import Rows
-from experiments.language_modeling.data_dir import data_dir, define_data_dir
+from experiments import command
+from experiments.comparison import run_study
 from experiments.language_modeling.task import with_vocabulary
-from experiments.memory_depth.config import MemoryDepthConfig
-from experiments.memory_depth.report import markdown, plot
-from experiments.memory_depth.task import LengthTask, make_models, speeds
-from experiments.training.config import from_config_dict
+from experiments.memory_depth.report import REPORT
+from experiments.memory_depth.task import LengthTask, MemoryDepthConfig, make_models, speeds
 
-CONFIG = "experiments/configs/memory_depth.py"
 #: Of the study whose models are not of one size: any difference.
 ANY_SIZE = 100.0
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs what is missing and writes the results."""
-    with messages(argv):
-        config = from_config_dict(MemoryDepthConfig, flags.FLAGS.config)
-        workdir = Path(flags.FLAGS.workdir)
-        task = LengthTask(data_dir(), config)
-        one_width, one_size = make_models(config, with_vocabulary(config.model, task.tokenizer))
-        rows = Rows(workdir, config)
-        any_size = dataclasses.replace(config.study, tolerance=ANY_SIZE)
-        results = {
-            "command": command_line("experiments.memory_depth.run"),
-            "one_size": run_study(task, one_size, config.study, workdir / "one_size"),
-            "one_width": run_study(task, one_width, any_size, workdir / "one_width"),
-            "speed": speeds(config, one_width, rows),
-        }
-        write_results(results, output_path(), markdown, plot)
+def main(config: MemoryDepthConfig, workdir: Path, data: Path) -> dict[str, Any]:
+    """Runs what is missing and returns the results."""
+    task = LengthTask(data, config)
+    one_width, one_size = make_models(config, with_vocabulary(config.model, task.tokenizer))
+    any_size = dataclasses.replace(config.study, tolerance=ANY_SIZE)
+    return {
+        "one_size": run_study(task, one_size, config.study, workdir / "one_size"),
+        "one_width": run_study(task, one_width, any_size, workdir / "one_width"),
+        "speed": speeds(config, one_width, workdir / "speed"),
+    }
 
 
 if __name__ == "__main__":
-    define_flags("memory_depth")
-    define_data_dir()
-    app.run(main, flags_parser=parser(CONFIG))
+    command.study(main, REPORT, MemoryDepthConfig, "memory_depth", data=True)

@@ -1,17 +1,18 @@
-"""The table and the picture of the needle experiment, made from its results JSON; the paper's numbers beside them."""
+"""The page and the picture of the needle experiment; the paper's numbers beside its own."""
 
-from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
+from experiments.comparison import page, picture
 
-from matplotlib import pyplot as plt
-
-from experiments.comparison.report import entry, origin, rates, table
-
-NAMES = {"single_1": "PK", "single_2": "N", "single_3": "W"}
+#: What is asked for and where it is hidden, by RULER's names.
+NEEDLES = {
+    "single_1": "number in noise",
+    "single_2": "number in prose",
+    "single_3": "UUID in prose",
+}
+PAPER_NAMES = {"single_1": "S-NIAH-PK", "single_2": "S-NIAH-N", "single_3": "S-NIAH-W"}
 #: Table 2 of the paper, accuracy at 2K, 4K, 8K, 16K.
 PAPER = {
     "single_1": {
@@ -32,36 +33,40 @@ PAPER = {
 }  # fmt: skip
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The page: accuracy by task, model and length, and the paper's."""
+TITLE = "Needle in a haystack (RULER S-NIAH)"
+
+
+def body(results: dict[str, Any]) -> list[str]:
+    """Accuracy by task, model and length, and the paper's."""
     study = results["study"]
     task = study["task"]
-    lengths = [str(length) for length in task["test_lengths"]]
+    tested = [str(length) for length in task["test_lengths"]]
     lines = [
-        "# Needle in a haystack (RULER S-NIAH)",
-        "",
-        *origin(results, [study]),
+        *page.training_lines([study]),
         f"Trained at {', '.join(map(str, task['train_lengths']))} tokens ({task['tokenizer']}){_bare(task)}; "
         f"{task['test_samples']} test samples per task and length (the paper: 500); answers are generated greedily.",
         "",
     ]
     for name in task["tasks"]:
         rows = [
-            [model, *(entry(found, ("accuracy", name, n), 100, 1) for n in lengths)]
+            [
+                page.title_of(model),
+                *(page.entry(found, ("accuracy", name, n), 100, 1) for n in tested),
+            ]
             for model, found in study["models"].items()
         ]
-        lines += [f"{name} (the paper's {NAMES[name]}), here, accuracy in per cent by tokens:", ""]
-        lines += [*table(["model", *lengths], rows), ""]
+        lines += [f"A {NEEDLES[name]} ({PAPER_NAMES[name]}), found, per cent by tokens:", ""]
+        lines += [*page.table(["model", *tested], rows), ""]
         paper = [[model, *(f"{x:.1f}" for x in row)] for model, row in PAPER[name].items()]
         lines += ["The paper's, of models trained on 4K tokens:", ""]
-        lines += [*table(["model", "2K", "4K", "8K", "16K"], paper), ""]
+        lines += [*page.table(["model", "2K", "4K", "8K", "16K"], paper), ""]
     lines += _by_seed(study)
     length = task["selection_length"]
     lines += [
         f"Selection (loss of answers in {length} tokens of training haystack, nats) by rate:",
         "",
     ]
-    return "\n".join([*lines, *rates({"needles": study}), ""])
+    return [*lines, *page.sweep_table({"needles": study})]
 
 
 def _by_seed(study: dict[str, Any]) -> list[str]:
@@ -69,58 +74,51 @@ def _by_seed(study: dict[str, Any]) -> list[str]:
     task = study["task"]
     length, rows = str(task["test_lengths"][-1]), []
     for model, found in study["models"].items():
-        trials = [
-            t for t in found["trials"] if t["config"]["learning_rate"] == found["learning_rate"]
-        ]
-        trials.sort(key=lambda trial: trial["config"]["seed"])
-        judged = [t["results"]["accuracy"] if t["results"] else None for t in trials]
+        each = [r["accuracy"] if r else None for r in found["results"]]
         cells = (
-            ", ".join("-" if a is None else f"{100 * a[name][length]:.0f}" for a in judged)
+            ", ".join("-" if a is None else f"{100 * a[name][length]:.0f}" for a in each)
             for name in task["tasks"]
         )
-        rows.append([model, *cells])
-    header = ["model", *(NAMES[name] for name in task["tasks"])]
-    return [f"At {length} tokens, seed by seed:", "", *table(header, rows), ""]
+        rows.append([page.title_of(model), *cells])
+    header = ["model", *(NEEDLES[name] for name in task["tasks"])]
+    return [f"At {length} tokens, seed by seed:", "", *page.table(header, rows), ""]
 
 
 def _bare(task: dict[str, Any]) -> str:
     """What is said of bare prompts."""
     if not task["bare_lengths"]:
         return ""
-    lengths = ", ".join(map(str, task["bare_lengths"]))
-    return f", in turn with bare prompts of {lengths} tokens, which are alone for {task['bare_steps']:,} steps"
+    short = ", ".join(map(str, task["bare_lengths"]))
+    return (
+        f", in turn with bare prompts (the key and its value, and the key again) of {short} tokens, which are alone "
+        f"for {task['bare_steps']:,} steps"
+    )
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Accuracy against length, a panel for each task."""
+def figure(results: dict[str, Any]) -> Figure | None:
+    """Accuracy against length: a column for each task, a row for each family of models."""
     study = results["study"]
-    task = study["task"]
-    figure, panels = plt.subplots(
-        1, len(task["tasks"]), figsize=(3.6 * len(task["tasks"]) + 1.5, 3.6), sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    for axes, name in zip(panels[0], task["tasks"], strict=True):
-        for number, (model, found) in enumerate(study["models"].items()):
-            if found["mean"] is None:
-                continue
-            mean = found["mean"]["accuracy"][name]
-            lengths, values = [int(n) for n in mean], [100 * value for value in mean.values()]
-            axes.plot(lengths, values, "o-", color=_colour(number), label=model, markersize=3)
-        axes.axvline(max(task["train_lengths"]), color="grey", linestyle=":", linewidth=1)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(task["test_lengths"])
-        axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.set_ylim(-3, 103)
-        axes.set_title(f"{name} ({NAMES[name]})")
-        axes.set_xlabel("tokens (dotted: longest trained)")
-    panels[0][0].set_ylabel("right answers, %")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside right center")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    task, found = study["task"], page.done(study)
+    groups = picture.families(found)
+    if not groups:
+        return None
+    drawn, axes = picture.panels(len(groups), len(task["tasks"]), TITLE, sharey=True)
+    for row, names in zip(axes, groups, strict=True):
+        for panel, name in zip(row, task["tasks"], strict=True):
+            path = ("accuracy", name)
+            picture.curves(
+                panel,
+                [
+                    (picture.along(found[m], path, task["test_lengths"], 100), picture.look(m))
+                    for m in names
+                ],
+            )
+            trained = max(task["train_lengths"])
+            picture.lengths(panel, task["test_lengths"], "tokens of the prompt", trained)
+            picture.percent(panel, "found, %" if panel is row[0] else "")
+            panel.set_title(NEEDLES[name])
+        picture.legend_beside(row[-1])
+    return drawn
 
 
-def _colour(number: int) -> tuple[float, float, float, float]:
-    """Of the twenty colours, ten dark ones and then their light neighbours."""
-    return matplotlib.colormaps["tab20"](2 * number % 20 + number // 10)
+REPORT = page.Report(lambda _: TITLE, body, figure)

@@ -1,7 +1,7 @@
 """Needles as a task of a study: trained on short haystacks, judged by what a model answers in long ones.
 
 In training the answer's tokens count fully and the prompt's a little, so that a small model learns to recall before it
-learns to write. A training may begin with bare prompts (samples.py), and goes on with them beside the others: a model
+learns to write. A training may begin with bare prompts (needles.py), and goes on with them beside the others: a model
 that has learned to recall where there is nothing else writes all it reads, and fails at once in a haystack.
 
 A test prompt is read as a stream, block by block, and the answer is generated greedily, as many tokens as the value
@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.comparison.task import SELECTION
+from experiments.comparison import StudyConfig
+from experiments.comparison.config import SELECTION
+from experiments.comparison.store import fingerprint
+from experiments.language_modeling.bits_per_byte import find_texts
 from experiments.language_modeling.likelihood import Encoded, token_likelihoods
-from experiments.language_modeling.text import find_texts
-from experiments.needle_in_a_haystack.config import NeedleConfig
-from experiments.needle_in_a_haystack.samples import (
+from experiments.needle_in_a_haystack.needles import (
+    TASKS,
     Haystack,
     Sample,
     check_tokenizer,
@@ -30,9 +32,89 @@ from experiments.needle_in_a_haystack.samples import (
     prose,
 )
 from experiments.training.step import Batch
-from titans_jax import Titans
+from titans_jax import Titans, TitansConfig
 from titans_jax.data.tokenizers import load_tokenizer
+from titans_jax.fields import (
+    check_fields,
+    field,
+    fraction,
+    instance_of,
+    non_negative_int,
+    one_of,
+    positive_int,
+    require,
+    several,
+    string,
+)
 from titans_jax.inference import GREEDY, generate, prefill
+
+MODELS = (
+    "mac", "lmm", "mag", "mal", "mac_closed", "lmm_closed", "mag_closed", "mal_closed",
+    "ttt_linear", "mamba2", "deltanet", "gated_deltanet", "transformer_window",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class NeedleConfig:
+    """Everything that decides the experiment.
+
+    Attributes:
+      models: names (experiments/language_modeling/models.py).
+      model: what they share; all get its number of parameters.
+      tokenizer: "bytes", or a tokenizer file.
+      tasks: of `samples.TASKS`; training draws among them.
+      train_prose: haystack of training, a pattern under --data_dir; files of `test_prose` are left out.
+      test_prose: haystack of tests.
+      bare_steps: the first steps of a training, whose prompts are bare (samples.py).
+      bare_lengths: tokens of bare prompts and their answers; in the first steps one after the other, then in turn with
+        `train_lengths`. Empty: no prompt is bare.
+      train_lengths: tokens of prompt and answer.
+      batch_tokens: of a training batch.
+      bare_context_weight: of a token of a bare prompt in the loss; a token of the answer has 1.
+      context_weight: likewise of the other prompts; above 0 the memory is rewarded for keeping the haystack.
+      selection_length: tokens of prompt and answer where the answers' loss, in training haystacks, chooses the learning
+        rate; longer than in training, since longer ones are tested.
+      test_lengths: tokens of prompt and answer in tests.
+      test_samples: of each task and length; the paper's are 500.
+      test_batch: sequences that are read at once.
+      study: see StudyConfig.
+    """
+
+    models: tuple[str, ...] = field(MODELS, several(string))
+    model: TitansConfig = field(TitansConfig(), instance_of(TitansConfig))
+    tokenizer: str = field("bytes", string)
+    tasks: tuple[str, ...] = field(TASKS, several(one_of(TASKS)))
+    train_prose: str = field("text/train_*.txt", string)
+    test_prose: str = field("text/valid_1661.txt", string)
+    bare_steps: int = field(0, non_negative_int)
+    bare_lengths: tuple[int, ...] = field((), several(positive_int, least=0))
+    train_lengths: tuple[int, ...] = field((512, 1024), several(positive_int))
+    batch_tokens: int = field(8192, positive_int)
+    bare_context_weight: float = field(0.02, fraction)
+    context_weight: float = field(0.02, fraction)
+    selection_length: int = field(4096, positive_int)
+    test_lengths: tuple[int, ...] = field((1024, 2048, 4096, 8192, 16_384), several(positive_int))
+    test_samples: int = field(32, positive_int)
+    test_batch: int = field(16, positive_int)
+    study: StudyConfig = field(StudyConfig(), instance_of(StudyConfig))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        bare, steps = self.bare_steps, self.study.steps
+        require(bare < steps, "bare_steps", bare, f"less than study.steps = {steps}")
+        require(
+            bool(self.bare_lengths) or not bare,
+            "bare_lengths",
+            self.bare_lengths,
+            f"not empty with bare_steps = {bare}",
+        )
+        require(
+            self.batch_tokens >= max((*self.bare_lengths, *self.train_lengths)),
+            "batch_tokens",
+            self.batch_tokens,
+            "at least the longest of bare_lengths and train_lengths",
+        )
+
 
 #: Streams of random numbers that no training seed reaches.
 VALIDATION, TEST = "validation", "test"
@@ -78,7 +160,14 @@ class Needles:
         for name in ("model", "models", "study", "test_batch"):
             del fields[name]
         sentences = {part: len(haystack.lines) for part, haystack in self._prose.items()}
-        return {**fields, "fingerprint": self.tokenizer.fingerprint(), "sentences": sentences}
+        return {
+            **fields,
+            "fingerprint": self.tokenizer.fingerprint(),
+            "sentences": sentences,
+            "sha256": fingerprint(
+                "\n".join(haystack.lines).encode() for haystack in self._prose.values()
+            ),
+        }
 
     def sample(
         self, task: str, part: str, length: int, rng: random.Random, bare: bool = False

@@ -9,38 +9,25 @@ words in transpositions, one reflection each; where any element is a letter, one
 a deep memory. The same command continues where it was interrupted; --config.study.max_hours stops it between trials.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
-
-from experiments.comparison import run_study, write_results
-from experiments.comparison.command import command_line, define_flags, messages, output_path, parser
-from experiments.state_tracking.config import StateTrackingExperiment, make_models
-from experiments.state_tracking.report import markdown, plot
-from experiments.state_tracking.task import StateTracking
-from experiments.training.config import from_config_dict
-
-CONFIG = "experiments/configs/state_tracking.py"
+from experiments import command
+from experiments.comparison import run_study
+from experiments.state_tracking.report import REPORT
+from experiments.state_tracking.task import StateTracking, StateTrackingExperiment, make_models
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs what is missing and writes the results."""
-    with messages(argv):
-        config = from_config_dict(StateTrackingExperiment, flags.FLAGS.config)
-        tasks = {name: StateTracking(name, config.task) for name in config.groups}
-        models = {name: make_models(config, task.vocab_size) for name, task in tasks.items()}
-        workdir = Path(flags.FLAGS.workdir)
-        results = {
-            "command": command_line("experiments.state_tracking.run"),
-            "groups": {
-                name: run_study(task, models[name], config.study, workdir / name)
-                for name, task in tasks.items()
-            },
-        }
-        write_results(results, output_path(), markdown, plot)
+def main(config: StateTrackingExperiment, workdir: Path) -> dict[str, Any]:
+    """Runs what is missing and returns the results."""
+    tasks = {name: StateTracking(name, config.task) for name in config.groups}
+    models = {name: make_models(config, task.vocab_size) for name, task in tasks.items()}
+    found = {
+        name: run_study(task, models[name], config.study, workdir / name)
+        for name, task in tasks.items()
+    }
+    return {"groups": found}
 
 
 if __name__ == "__main__":
-    define_flags("state_tracking")
-    app.run(main, flags_parser=parser(CONFIG))
+    command.study(main, REPORT, StateTrackingExperiment, "state_tracking")

@@ -15,7 +15,6 @@ with the least validation error is trained with the other seeds, and only it is 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,66 +40,81 @@ AS_PUBLISHED = TrainingConfig(
 SHARED = TrainingConfig()
 
 
+def memory_forecaster(
+    lookback: int, horizon: int, *, frozen: bool, rngs: nnx.Rngs, **fields: Any
+) -> nnx.Module:
+    """The library's forecaster, with a memory that may never be written."""
+    config = ForecasterConfig(lookback=lookback, horizon=horizon, **fields)
+    forecaster = Forecaster(config, rngs=rngs)
+    return FrozenMemory(forecaster) if frozen else forecaster
+
+
+BUILDERS: dict[str, Callable[..., nnx.Module]] = {
+    "dlinear": DLinear,
+    "rlinear": RLinear,
+    "attention": AttentionForecaster,
+    "memory": memory_forecaster,
+}
+
+
 class Candidate(NamedTuple):
     """One way to build and train a model.
 
     Attributes:
         name: what tells it from the model's other candidates.
-        build: makes the model for a data set, a horizon and a source of initial values.
+        builder: of `BUILDERS`.
+        fields: that the builder is given.
         training: how it is trained.
-        season: rows of its cycle, of a day's; 0 for none.
+        cyclic: whether it has a cycle of a day, where the data have one.
     """
 
     name: str
-    build: Callable[[Dataset, int, nnx.Rngs], nnx.Module]
+    builder: str
+    fields: dict[str, Any]
     training: TrainingConfig
-    season: Callable[[Dataset], int]
+    cyclic: bool = False
 
+    def build(self, data: Dataset, horizon: int, rngs: nnx.Rngs) -> nnx.Module:
+        """The model with its initial values."""
+        season = {"season": self.season(data), "variates": len(data.columns)} if self.cyclic else {}
+        return BUILDERS[self.builder](LOOKBACK, horizon, rngs=rngs, **self.fields, **season)
 
-def day(data: Dataset) -> int:
-    """A cycle of a day."""
-    return data.day
-
-
-def no_cycle(data: Dataset) -> int:
-    """No cycle."""
-    del data
-    return 0
+    def season(self, data: Dataset) -> int:
+        """Rows of its cycle; 0 for none."""
+        return data.day if self.cyclic else 0
 
 
 def rates(
-    model: Any,
+    builder: str,
     training: TrainingConfig,
     *learning_rates: float,
-    season: Callable[[Dataset], int] = no_cycle,
+    cyclic: bool = False,
+    **fields: Any,
 ) -> tuple[Candidate, ...]:
     """A model at several learning rates."""
-
-    def build(data: Dataset, horizon: int, rngs: nnx.Rngs) -> nnx.Module:
-        cycle = {"season": season(data), "variates": len(data.columns)} if season(data) else {}
-        return model(LOOKBACK, horizon, rngs=rngs, **cycle)
-
     return tuple(
         Candidate(
-            f"rate {rate:g}", build, dataclasses.replace(training, learning_rate=rate), season
+            f"rate {rate:g}",
+            builder,
+            fields,
+            dataclasses.replace(training, learning_rate=rate),
+            cyclic,
         )
         for rate in learning_rates
     )
 
 
-def attention(inverted: bool, *learning_rates: float) -> tuple[Candidate, ...]:
-    """A transformer at several learning rates, at a size that is usual for small data sets."""
+def attention(inverted: bool) -> tuple[Candidate, ...]:
+    """A transformer at a size that is usual for small data sets."""
     dim = 64 if inverted else 32
-    model = functools.partial(
-        AttentionForecaster,
-        inverted=inverted,
-        dim=dim,
-        num_layers=2,
-        num_heads=4,
-        hidden=2 * dim,
-        rate=0.2,
-    )
-    return rates(model, SHARED, *learning_rates)
+    size: dict[str, Any] = {
+        "dim": dim,
+        "num_layers": 2,
+        "num_heads": 4,
+        "hidden": 2 * dim,
+        "rate": 0.2,
+    }
+    return rates("attention", SHARED, 3e-4, 1e-3, inverted=inverted, **size)
 
 
 def titans(mixer: Mixer, *, frozen: bool = False) -> tuple[Candidate, ...]:
@@ -112,35 +126,28 @@ def titans(mixer: Mixer, *, frozen: bool = False) -> tuple[Candidate, ...]:
             2e-3,
         ),
     }
-
-    def candidate(name: str, fields: dict[str, Any], rate: float) -> Candidate:
-        def build(data: Dataset, horizon: int, rngs: nnx.Rngs) -> nnx.Module:
-            config = ForecasterConfig(
-                lookback=LOOKBACK,
-                horizon=horizon,
-                variates=len(data.columns),
-                season=data.day,
-                mixer=mixer,
-                **fields,
-            )
-            forecaster = Forecaster(config, rngs=rngs)
-            return FrozenMemory(forecaster) if frozen else forecaster
-
-        return Candidate(name, build, dataclasses.replace(SHARED, learning_rate=rate), day)
-
-    return tuple(candidate(name, *kind) for name, kind in kinds.items())
+    return tuple(
+        Candidate(
+            name,
+            "memory",
+            {"mixer": mixer, "frozen": frozen, **fields},
+            dataclasses.replace(SHARED, learning_rate=rate),
+            cyclic=True,
+        )
+        for name, (fields, rate) in kinds.items()
+    )
 
 
 #: Candidates of every model by the name in the tables.
 MODELS: dict[str, tuple[Candidate, ...]] = {
-    "DLinear": rates(DLinear, AS_PUBLISHED, 1e-3, 5e-3),
-    "RLinear": rates(RLinear, AS_PUBLISHED, 1e-3, 5e-3),
-    "RLinear+": rates(RLinear, SHARED, 1e-3, 5e-3),
-    "RLinear+cycle": rates(RLinear, SHARED, 1e-3, 5e-3, season=day),
+    "DLinear": rates("dlinear", AS_PUBLISHED, 1e-3, 5e-3),
+    "RLinear": rates("rlinear", AS_PUBLISHED, 1e-3, 5e-3),
+    "RLinear+": rates("rlinear", SHARED, 1e-3, 5e-3),
+    "RLinear+cycle": rates("rlinear", SHARED, 1e-3, 5e-3, cyclic=True),
     "LMM": titans("lmm"),
     "LMM-frozen": titans("lmm", frozen=True),
-    "iTransformer-style": attention(True, 3e-4, 1e-3),
-    "PatchTST-style": attention(False, 3e-4, 1e-3),
+    "iTransformer-style": attention(inverted=True),
+    "PatchTST-style": attention(inverted=False),
     "MAG": titans("mag"),
     "MAC": titans("mac"),
 }

@@ -3,21 +3,14 @@
     python -m experiments.time_series.run --dataset=ETTh1 --data_dir=DIR
 
 Look-back 96, horizons 96, 192, 336, 720, every test window, MSE and MAE of standardised values, three seeds, candidates
-chosen on validation (recipes.py). Every training is written to OUTPUT/DATASET.json as it ends, with the commit, the
-machine and the seconds, and the table OUTPUT/DATASET.md after each; the same command goes on with what is missing.
-The linear models and LMM took 6 CPU-minutes on ETTh1, PatchTST with one seed as long; LMM with one seed 10 on Weather.
+chosen on validation (recipes.py). The same command goes on with what is missing; WORKDIR/DATASET.json, its page and its
+picture are what came out. The linear models and LMM took 6 CPU-minutes on ETTh1, PatchTST with one seed as long; LMM
+with one seed 10 on Weather.
 """
 
-from __future__ import annotations
-
-import argparse
 import dataclasses
-import json
-import os
-import shlex
-import sys
+import functools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,226 +18,159 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments.comparison.provenance import provenance
+from experiments import command
+from experiments.comparison.config import SELECTION
+from experiments.comparison.store import fingerprint, plain
+from experiments.comparison.study import Training, compare, kept
 from experiments.time_series.datasets import Dataset, load_dataset
 from experiments.time_series.recipes import LOOKBACK, MODELS, Candidate
-from experiments.time_series.report import HORIZONS, RESULTS, markdown
+from experiments.time_series.report import HORIZONS, REPORT
+from titans_jax.fields import (
+    check_fields,
+    field,
+    given,
+    non_negative,
+    non_negative_int,
+    one_of,
+    positive_int,
+    random_seed,
+    several,
+)
 from titans_jax.forecasting.training import evaluate, train
 from titans_jax.forecasting.windows import window_starts
 
 
-def train_candidate(
-    data: Dataset, horizon: int, candidate: Candidate, seed: int, epochs: int | None = None
-) -> tuple[nnx.Module, dict[str, Any]]:
-    """Trains one model.
+@dataclasses.dataclass(frozen=True)
+class ForecastingConfig:
+    """What is trained.
 
-    Args:
-        data: the data set.
-        horizon: rows to predict.
-        candidate: how.
-        seed: of everything random.
-        epochs: at most, where that is fewer than the recipe's.
-
-    Returns:
-        The model and its record, without test errors.
+    Attributes:
+      dataset: a name (datasets.py), or a file name ending in .csv.
+      models: names, with commas between (recipes.py).
+      horizons: rows to predict, with commas between.
+      seeds: of everything random, with commas between; the first chooses the candidate.
+      epochs: at most, for a quick trial; 0 for the recipe's.
+      max_minutes: start no training after so long; 0 for no limit.
     """
-    start, start_cpu = time.perf_counter(), time.process_time()
-    training = candidate.training
-    if epochs is not None:
-        training = dataclasses.replace(training, epochs=min(epochs, training.epochs))
-    model = candidate.build(data, horizon, nnx.Rngs(seed))
-    starts = window_starts(data.parts, LOOKBACK, horizon)
-    result = train(
-        model,
-        training,
-        data.series,
-        data.phase(candidate.season(data)),
-        starts.train,
-        starts.valid,
-        lookback=LOOKBACK,
-        horizon=horizon,
-        seed=seed,
-    )
-    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(model)))
-    return result.model, {
-        "horizon": horizon,
-        "candidate": candidate.name,
-        "seed": seed,
-        "parameters": parameters,
-        "valid": result.errors[result.best]._asdict(),
-        "epoch": result.best + 1,
-        "epochs": len(result.errors),
-        "seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - start_cpu,
-    }
+
+    dataset: str = field("", given)
+    models: tuple[str, ...] = field(tuple(MODELS), several(one_of(MODELS)))
+    horizons: tuple[int, ...] = field(HORIZONS, several(positive_int, distinct=True))
+    seeds: tuple[int, ...] = field((0, 1, 2), several(random_seed, distinct=True))
+    epochs: int = field(0, non_negative_int)
+    max_minutes: float = field(0.0, non_negative)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
-def errors_on_test(
-    data: Dataset, horizon: int, candidate: Candidate, model: nnx.Module
-) -> dict[str, float]:
-    """Errors over every test window."""
-    starts = window_starts(data.parts, LOOKBACK, horizon).test
-    phase = data.phase(candidate.season(data))
-    return evaluate(model, data.series, phase, starts, lookback=LOOKBACK, horizon=horizon)._asdict()
+class Trainer:
+    """Trains and tests the models of a data set at one horizon."""
 
-
-class Runs:
-    """The trainings of a data set, in a JSON file."""
-
-    def __init__(self, path: Path, dataset: str, command: str):
-        """Reads what is there.
+    def __init__(self, data: Dataset, horizon: int, epochs: int = 0):
+        """Checks that the windows fit.
 
         Args:
-            path: the file.
-            dataset: whose trainings they are.
-            command: that makes them.
+            data: the data set.
+            horizon: rows to predict.
+            epochs: at most, where that is fewer than the recipe's; 0 for the recipe's.
+
+        Raises:
+            ValueError: the series is too short.
         """
-        self.path = path
-        self.content: dict[str, Any] = {"dataset": dataset, "command": command, "runs": []}
-        if path.exists():
-            self.content = {**json.loads(path.read_text(encoding="utf-8")), "command": command}
+        self.data, self.horizon, self.epochs = data, horizon, epochs
+        self.starts = window_starts(data.parts, LOOKBACK, horizon)
 
-    def find(self, model: str, horizon: int, candidate: str, seed: int) -> dict[str, Any] | None:
-        """The record of a training, None if it is missing."""
-        wanted = {"model": model, "horizon": horizon, "candidate": candidate, "seed": seed}
-        for run in self.content["runs"]:
-            if all(run[key] == value for key, value in wanted.items()):
-                return run
-        return None
+    def shortened(self, candidate: Candidate) -> Candidate:
+        """The candidate with no more epochs than are allowed."""
+        if not self.epochs:
+            return candidate
+        epochs = min(self.epochs, candidate.training.epochs)
+        training = dataclasses.replace(candidate.training, epochs=epochs)
+        return candidate._replace(training=training)
 
-    def chosen(self, model: str, horizon: int, seed: int) -> Candidate:
-        """The candidate with the least validation error of the first seed."""
-
-        def error(candidate: Candidate) -> float:
-            run = self.find(model, horizon, candidate.name, seed)
-            assert run is not None, "every candidate is trained before one is chosen"
-            return sum(run["valid"].values())
-
-        return min(MODELS[model], key=error)
-
-    def write(self, run: dict[str, Any] | None = None) -> None:
-        """Adds a training, if one is given, and writes the JSON and the table."""
-        if run is not None:
-            old = self.find(run["model"], run["horizon"], run["candidate"], run["seed"])
-            self.content["runs"] = [r for r in self.content["runs"] if r is not old] + [run]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.content, indent=1) + "\n"
-        for path, written in (
-            (self.path, text),
-            (self.path.with_suffix(".md"), markdown(self.content)),
-        ):
-            temporary = path.with_suffix(path.suffix + ".tmp")
-            temporary.write_text(written, encoding="utf-8")
-            os.replace(temporary, path)
-
-
-def run_model(
-    data: Dataset, model: str, horizon: int, seeds: Sequence[int], runs: Runs, epochs: int | None
-) -> None:
-    """Trains what is missing of a model at a horizon: all candidates with the first seed, the best with all.
-
-    Args:
-        data: the data set.
-        model: its name in `MODELS`.
-        horizon: rows to predict.
-        seeds: the first one chooses.
-        runs: where records go.
-        epochs: see `train_candidate`.
-    """
-
-    def run(candidate: Candidate, seed: int) -> tuple[nnx.Module, dict[str, Any]]:
-        trained, record = train_candidate(data, horizon, candidate, seed, epochs)
-        return trained, {"model": model, **record, **provenance()}
-
-    trained: dict[str, nnx.Module] = {}
-    for candidate in MODELS[model]:
-        if runs.find(model, horizon, candidate.name, seeds[0]) is None:
-            trained[candidate.name], record = run(candidate, seeds[0])
-            runs.write(record)
-    chosen = runs.chosen(model, horizon, seeds[0])
-    for seed in seeds:
-        found = runs.find(model, horizon, chosen.name, seed)
-        if found is not None and "test" in found:
-            continue
-        best = trained.get(chosen.name) if seed == seeds[0] else None
-        if found is None or best is None:  # errors are known of a model that was not kept
-            best, found = run(chosen, seed)
-        record = {**found, "test": errors_on_test(data, horizon, chosen, best)}
-        runs.write(record)
-        print(
-            f"{data.name} {horizon} {model} ({chosen.name}) seed {seed}: test MSE "
-            f"{record['test']['mse']:.4f}, MAE {record['test']['mae']:.4f}, {record['cpu_seconds']:.0f} CPU-seconds",
-            flush=True,
+    def key(self, candidate: Candidate, seed: int) -> dict[str, Any]:
+        """All that decides a training, as JSON values."""
+        data = self.data
+        season = candidate.season(data)
+        arrays = (np.asarray(data.series), np.asarray(data.phase(season)))
+        return plain(
+            {
+                "dataset": data.name,
+                "sha256": fingerprint(array.tobytes() for array in arrays),
+                "parts": dataclasses.astuple(data.parts),
+                "lookback": LOOKBACK,
+                "horizon": self.horizon,
+                "builder": candidate.builder,
+                "fields": candidate.fields,
+                "season": season,
+                "training": dataclasses.asdict(self.shortened(candidate).training),
+                "seed": seed,
+            }
         )
 
-
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command's flags, checked."""
-    parser = argparse.ArgumentParser(
-        "experiments.time_series.run",
-        description="Long-term forecasting in the field's protocol.",
-    )
-    parser.add_argument(
-        "--dataset", required=True, help="a name (datasets.py), or a file name ending in .csv"
-    )
-    parser.add_argument(
-        "--data_dir", default=os.environ.get("TITANS_DATA"), help="folder of the CSVs"
-    )
-    parser.add_argument("--models", default=",".join(MODELS), help="names, with commas between")
-    parser.add_argument(
-        "--horizons", default=",".join(map(str, HORIZONS)), help="with commas between"
-    )
-    parser.add_argument("--seeds", default="0,1,2", help="with commas between; the first chooses")
-    parser.add_argument("--epochs", type=int, help="at most, for a quick trial")
-    parser.add_argument(
-        "--max_minutes", type=float, default=np.inf, help="start no training after so long"
-    )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
-    options = parser.parse_args(arguments)
-    if options.data_dir is None:
-        parser.error(
-            "--data_dir (or the environment variable TITANS_DATA) must name a folder of CSVs"
+    def train(self, candidate: Candidate, seed: int) -> tuple[nnx.Module, dict[str, Any]]:
+        """The trained model, and "parameters", "valid", "epoch" (the best) and "epochs"."""
+        candidate, data = self.shortened(candidate), self.data
+        model = candidate.build(data, self.horizon, nnx.Rngs(seed))
+        result = train(
+            model,
+            candidate.training,
+            data.series,
+            data.phase(candidate.season(data)),
+            self.starts.train,
+            self.starts.valid,
+            lookback=LOOKBACK,
+            horizon=self.horizon,
+            seed=seed,
         )
-    options.models = options.models.split(",")
-    for model in options.models:
-        if model not in MODELS:
-            parser.error(f"--models: {model!r} is not one of {', '.join(MODELS)}")
-    for name, least in (("horizons", 1), ("seeds", 0)):
-        values = [int(x) if x.isdecimal() else -1 for x in getattr(options, name).split(",")]
-        if min(values) < least:
-            parser.error(f"--{name}={getattr(options, name)}: must be integers from {least} on")
-        setattr(options, name, values)
-    if options.epochs is not None and options.epochs < 1:
-        parser.error(f"--epochs={options.epochs}: must be a positive integer")
-    return options
+        parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(model)))
+        return result.model, {
+            "parameters": parameters,
+            "valid": result.errors[result.best]._asdict(),
+            "epoch": result.best + 1,
+            "epochs": len(result.errors),
+        }
+
+    def test(self, candidate: Candidate, model: nnx.Module) -> dict[str, float]:
+        """Errors over every test window."""
+        data, horizon = self.data, self.horizon
+        phase = data.phase(candidate.season(data))
+        return evaluate(
+            model, data.series, phase, self.starts.test, lookback=LOOKBACK, horizon=horizon
+        )._asdict()
+
+    def training(self, name: str, candidate: Candidate, workdir: Path, seed: int) -> Training:
+        """One training, to be run or read; of the test, pages show what validation chose."""
+        said = candidate.name.replace(" ", "_")
+        folder = workdir / self.data.name / name / f"horizon_{self.horizon}" / said / f"seed_{seed}"
+
+        def make() -> dict[str, Any]:
+            model, record = self.train(candidate, seed)
+            results = {"valid": record["valid"], "test": self.test(candidate, model)}
+            return {**record, "results": {SELECTION: sum(record["valid"].values()), **results}}
+
+        return kept(folder, self.key(candidate, seed), make)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Runs what is missing."""
-    options = parse_arguments(arguments)
-    try:
-        data = load_dataset(options.dataset, options.data_dir)
-        for horizon in options.horizons:
-            window_starts(data.parts, LOOKBACK, horizon)  # too short a series, before any training
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(str(error))
-    # Folders differ from machine to machine.
-    said = [
-        "--data_dir=DIR" if a.startswith("--data_dir=") else a
-        for a in arguments
-        if not a.startswith("--output=")
-    ]
-    command = shlex.join(["python", "-m", "experiments.time_series.run", *said])
-    runs = Runs(options.output / f"{Path(options.dataset).stem}.json", options.dataset, command)
-    deadline = time.monotonic() + 60 * options.max_minutes
-    for model in options.models:
-        for horizon in options.horizons:
-            if time.monotonic() > deadline:
-                print("out of --max_minutes: the same command goes on", flush=True)
-                return
-            run_model(data, model, horizon, options.seeds, runs, options.epochs)
-    runs.write()
+def main(config: ForecastingConfig, workdir: Path, folder: Path) -> dict[str, Any]:
+    """Runs what is missing and returns the results."""
+    data = load_dataset(config.dataset, folder)
+    trainers = [Trainer(data, horizon, config.epochs) for horizon in config.horizons]
+    deadline = time.monotonic() + 60 * config.max_minutes
+    found = {}
+    for trainer in trainers:
+        trainings = {
+            name: {
+                candidate.name: functools.partial(trainer.training, name, candidate, workdir)
+                for candidate in MODELS[name]
+            }
+            for name in config.models
+        }
+        left = max(deadline - time.monotonic(), 1e-3) / 3600 if config.max_minutes else 0.0
+        found[str(trainer.horizon)] = compare(trainings, config.seeds, hours=left)
+    return {"name": Path(config.dataset).stem, "dataset": config.dataset, "horizons": found}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command.study(main, REPORT, ForecastingConfig, "time_series", data=True, file=False)

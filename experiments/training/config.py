@@ -343,7 +343,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     unknown = []
     config_file = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     # A file that does not exist or does not load is reported by the flag itself.
-    fields = list(flatten(_load_config(config_file).to_dict())) if config_file else []
+    fields = list(flatten(load_config(config_file).to_dict())) if config_file else []
     for argument in argv[1:]:
         if fields and argument.startswith("--config."):
             name = argument.removeprefix("--config.").split("=", 1)[0]
@@ -359,7 +359,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(2)
 
 
-def _load_config(path: str) -> ConfigDict:
+def load_config(path: str) -> ConfigDict:
+    """What a config file, or file.py:argument, returns; one that cannot be read ends the program with one line."""
     path, colon, argument = path.partition(":")  # file.py:argument of get_config
     if not Path(path).is_file():
         near = difflib.get_close_matches(

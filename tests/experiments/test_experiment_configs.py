@@ -4,12 +4,12 @@ import importlib
 
 import pytest
 
-from experiments.ablation.config import AblationConfig
-from experiments.babilong.config import BabilongConfig
-from experiments.efficiency.config import EfficiencyConfig
-from experiments.language_modeling.config import LanguageModelingConfig
-from experiments.memory_depth.config import MemoryDepthConfig
-from experiments.needle_in_a_haystack.config import NeedleConfig
+from experiments.ablation.run import AblationConfig
+from experiments.babilong.task import BabilongConfig
+from experiments.efficiency.run import EfficiencyConfig
+from experiments.language_modeling.run import LanguageModelingConfig
+from experiments.memory_depth.task import MemoryDepthConfig
+from experiments.needle_in_a_haystack.task import NeedleConfig
 from experiments.training.config import from_config_dict
 
 EXPERIMENTS = {

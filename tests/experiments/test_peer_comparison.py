@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
-from experiments.efficiency import cases, compare_peer, report, worker
-from experiments.efficiency.processes import Worker, peer_interpreter, running
+from experiments.comparison.page import page
+from experiments.efficiency import compare_peer, peer_page
+from experiments.efficiency import peer_cases as cases
+from experiments.efficiency import peer_protocol as worker
+from experiments.efficiency.peer_processes import Worker, peer_interpreter, running
 
 
 def test_flops_of_a_linear_memory_by_hand():
@@ -110,16 +113,16 @@ def test_page_has_every_row_the_command_and_the_line_of_means():
         "scaling": [{"length": 1024, "fwd": 1.5, "fwdbwd": 4.5}],
         "summary": cases.summary_line([row]),
     }
-    page = report.markdown(result)
+    text = page(result, "peer", peer_page.REPORT)
     label = "| 2, 1024, 256, 4, 64, 2, 2 |"
-    assert f"{label} fwd | 800 (800 to 800) | 50% | 100 (100 to 100) | 8.00 |" in page
-    assert f"{label} 1 | 1 | 4 | 4 | 0.25 |" in page
-    assert "| 1024 | 1.50 | 4.50 |" in page
-    assert "first row: 0.25." in page
-    assert result["command"] in page
-    assert result["summary"] in page
-    assert "1.50 fwd, 4.50 fwdbwd" in report.describe_scaling(result["scaling"][0])
-    assert "8.00x" in report.describe_row(row)
+    assert f"{label} fwd | 800 (800 to 800) | 50% | 100 (100 to 100) | 8.00 |" in text
+    assert f"{label} 1 | 1 | 4 | 4 | 0.25 |" in text
+    assert "| 1024 | 1.50 | 4.50 |" in text
+    assert "first row: 0.25." in text
+    assert result["command"] in text
+    assert result["summary"] in text
+    assert "1.50 fwd, 4.50 fwdbwd" in peer_page.describe_scaling(result["scaling"][0])
+    assert "8.00x" in peer_page.describe_row(row)
 
 
 GROWTH = """
@@ -179,14 +182,18 @@ def test_peer_interpreter_must_have_torch(tmp_path):
         peer_interpreter(str(empty))
 
 
-@pytest.mark.parametrize("rows", ["6", "a", "-1", "0,,1", ""])
-def test_rows_must_exist(rows, capsys):
-    with pytest.raises(SystemExit):
-        compare_peer.parse_arguments([f"--rows={rows}"])
-    assert "from 0 to 5" in capsys.readouterr().err
+@pytest.mark.parametrize("rows", [(6,), (-1,), (0, 9), ()])
+def test_rows_must_exist(rows):
+    with pytest.raises(ValueError, match=r"--rows must be indices from 0 to 5"):
+        compare_peer.PeerConfig(rows=rows)
 
 
-def test_chosen_rows_do_not_overwrite_the_page():
-    assert compare_peer.parse_arguments(["--rows=0,5"]).rows == [0, 5]
-    assert compare_peer.parse_arguments(["--rows=0,5"]).markdown is None
-    assert compare_peer.parse_arguments([]).markdown == compare_peer.PAGE
+def test_nothing_is_written_unless_it_is_asked_for():
+    """Neither all rows nor some write the committed page."""
+    config = compare_peer.PeerConfig()
+    assert config.rows == (0, 1, 2, 3, 4, 5)
+    assert (config.json, config.markdown) == ("", "")
+    with pytest.raises(
+        ValueError, match="--min_rounds must be at least 1 and at most --max_rounds, 2"
+    ):
+        compare_peer.PeerConfig(min_rounds=3, max_rounds=2)

@@ -1,5 +1,6 @@
 """The stability table: what counts as diverged, resuming, and one toy run."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -67,24 +68,21 @@ def test_every_run_sees_the_same_windows():
     assert (np.diff(first, axis=-1) == 1).all()
 
 
-@pytest.mark.parametrize("depths", ["0", "a", "1,"])
-def test_depths_must_be_positive_integers(depths, capsys):
-    with pytest.raises(SystemExit):
-        stability.parse_arguments([f"--depths={depths}"])
-    assert f"--depths={depths}" in capsys.readouterr().err
+@pytest.mark.parametrize("depths", [(0,), ("a",), ()])
+def test_depths_must_be_positive_integers(depths):
+    with pytest.raises(ValueError, match=r"^depths must be "):
+        stability.Grid(depths=depths)
 
 
 def test_a_toy_table_is_written_and_resumed(tmp_path, monkeypatch, capsys):
     """Two runs of two steps; a second start finds them and trains nothing."""
     (tmp_path / "text").write_bytes(bytes(range(97, 117)) * 20)
-    arguments = [
-        f"--data={tmp_path / 'text'}",
-        f"--json={tmp_path / 'table.json'}",
-        f"--markdown={tmp_path / 'table.md'}",
-        *["--steps=3", "--length=16", "--dim=8", "--layers=1", "--feed_forward=8", "--chunks=4"],
-        "--learning_rate=0.01",
-    ]
-    stability.main([*arguments, "--depths=1"])
+    settings = Settings(
+        data=str(tmp_path / "text"), steps=3, length=16, dim=8, layers=1, feed_forward=8, learning_rate=0.01
+    )  # fmt: skip
+    grid = stability.Grid((1,), (4,), str(tmp_path / "table.json"), str(tmp_path / "table.md"))
+    said = "python -m experiments.stability --data=text"
+    stability.run_grid(settings, grid, said)
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert [(row["depth"], row["chunk"]) for row in rows] == [(1, 4)]
     assert rows[0]["first_bpb"] == pytest.approx(8.0, abs=0.2)
@@ -99,9 +97,9 @@ def test_a_toy_table_is_written_and_resumed(tmp_path, monkeypatch, capsys):
         return Curves(FALLING, [1.0] * 60, [1.0] * 60)
 
     monkeypatch.setattr(stability, "train", train)
-    stability.main([*arguments, "--depths=1,2"])
+    stability.run_grid(settings, dataclasses.replace(grid, depths=(1, 2)), said)
     assert trained == [(2, 4)]
     page = (tmp_path / "table.md").read_text()
     assert "| 1 | 4 |" in page
     assert "| 2 | 4 | 8.000 | 3.805 |" in page
-    assert "python -m experiments.stability --data=" in page
+    assert said in page

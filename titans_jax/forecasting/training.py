@@ -1,8 +1,8 @@
-"""Training a forecaster: epochs of compiled steps over windows that never leave the device, early stopping.
+"""Training a forecaster: epochs (titans_jax/epochs.py) over the windows of a series, early stopping.
 
 Any NNX module that maps `(x [B L C], phase [B], key=..)` to `[B S C]` can be trained here: the Forecaster and
-every baseline alike. One epoch is one call of a compiled `lax.scan` over its batches. The parameters that are
-kept, validated and tested are an exponential moving average of the trained ones.
+every baseline alike. The parameters that are kept, validated and tested are an exponential moving average of the
+trained ones.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from titans_jax import epochs
 from titans_jax.fields import (
     below_one,
     check_fields,
@@ -151,7 +152,7 @@ def train(
         lookback: rows seen.
         horizon: rows predicted.
         seed: of the order of the windows and of dropout.
-        report: is called after every epoch.
+        report: is told of every epoch, after it.
 
     Returns:
         The model of the best epoch by mean square plus mean absolute error on validation.
@@ -166,41 +167,42 @@ def train(
     batch = min(config.batch_size, len(train_starts))
     steps = min(config.steps_per_epoch, len(train_starts) // batch)
     epoch, optimizer = _compiled_epoch(graph, config, lookback, horizon, steps)
-    optimizer_state, average = optimizer.init(parameters), parameters
-    key, history, best = jax.random.key(seed), [], parameters
-    best_epoch = 0
-    for index in range(config.epochs):
-        begun = time.perf_counter()
+    key = jax.random.key(seed)
+
+    def draw(index: int) -> tuple[Array, Array]:
         order = generator.permutation(train_starts)[: steps * batch].reshape(steps, batch)
-        parameters, average, optimizer_state, loss = epoch(
-            parameters,
-            average,
-            optimizer_state,
-            series,
-            phase,
-            jnp.asarray(order),
-            jax.random.fold_in(key, index),
-        )
-        if not np.isfinite(float(loss)):
-            raise FloatingPointError(
-                f"the training loss of epoch {index + 1} is {float(loss)}: lower learning_rate, "
-                f"which is {config.learning_rate}"
-            )
-        errors = None
-        if len(valid_starts):
-            trained = nnx.merge(graph, average)
-            errors = evaluate(
-                trained, series, phase, valid_starts, lookback=lookback, horizon=horizon
-            )
-            history.append(errors)
-        if errors is None or sum(errors) <= min(map(sum, history)):
-            best, best_epoch = average, index
+        return jnp.asarray(order), jax.random.split(jax.random.fold_in(key, index), steps)
+
+    def judge(state: epochs.State) -> tuple[float, Errors] | None:
+        if not len(valid_starts):
+            return None
+        trained = nnx.merge(graph, state.average)
+        errors = evaluate(trained, series, phase, valid_starts, lookback=lookback, horizon=horizon)
+        return sum(errors), errors
+
+    began = time.perf_counter()
+
+    def told(index: int, loss: float, errors: Errors | None, best: bool) -> None:
+        nonlocal began
+        now = time.perf_counter()
         if report is not None:
-            seconds, kept = time.perf_counter() - begun, best_epoch == index
-            report(Progress(index + 1, config.epochs, float(loss), errors, kept, seconds))
-        if index - best_epoch >= config.patience:
-            break
-    return Training(nnx.merge(graph, best), history, best_epoch)
+            report(Progress(index + 1, config.epochs, loss, errors, best, now - began))
+        began = now
+
+    fitted = epochs.fit(
+        parameters,
+        None,
+        optimizer.init(parameters),
+        epoch,
+        (series, phase),
+        draw,
+        judge,
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        patience=config.patience,
+        report=told,
+    )
+    return Training(nnx.merge(graph, fitted.state.average), fitted.judged, fitted.best)
 
 
 def evaluate(
@@ -244,7 +246,7 @@ def loss_of(error: Float[Array, "..."], kind: Loss) -> Float[Array, ""]:
 @functools.lru_cache(maxsize=16)
 def _compiled_epoch(
     graph: Any, config: TrainingConfig, lookback: int, horizon: int, steps: int
-) -> tuple[Any, optax.GradientTransformation]:
+) -> tuple[epochs.Epoch, optax.GradientTransformation]:
     """One epoch as a compiled function, kept so that other seeds of the same model need not compile."""
     rate: optax.Schedule
     if config.schedule == "cosine":
@@ -255,37 +257,17 @@ def _compiled_epoch(
         optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.weight_decay)
     )
 
-    def step(carry, inputs):
-        parameters, average, optimizer_state, series, phase = carry
-        starts, key = inputs
+    def loss(parameters: PyTree, other: None, data: Any, drawn: Any) -> tuple[Array, None]:
+        (series, phase), (starts, key) = data, drawn
         rows = gather(series, starts, lookback + horizon)
-
-        def loss(parameters: PyTree) -> Array:
-            model = nnx.merge(graph, parameters)
-            before = (
-                {"state": _read_context(model, config, series, phase, starts)}
-                if config.context
-                else {}
-            )
-            forecast = model(rows[:, :lookback], phase[starts], key=key, **before)
-            return loss_of(forecast - rows[:, lookback:], config.loss)
-
-        value, gradients = jax.value_and_grad(loss)(parameters)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
-        parameters = optax.apply_updates(parameters, updates)
-        average = optax.incremental_update(parameters, average, 1 - config.average)
-        return (parameters, average, optimizer_state, series, phase), value
-
-    @functools.partial(jax.jit, donate_argnums=(2,))
-    def epoch(parameters, average, optimizer_state, series, phase, order, key):
-        keys = jax.random.split(key, order.shape[0])
-        carry = (parameters, average, optimizer_state, series, phase)
-        (parameters, average, optimizer_state, _, _), losses = jax.lax.scan(
-            step, carry, (order, keys)
+        model = nnx.merge(graph, parameters)
+        before = (
+            {"state": _read_context(model, config, series, phase, starts)} if config.context else {}
         )
-        return parameters, average, optimizer_state, jnp.mean(losses)
+        forecast = model(rows[:, :lookback], phase[starts], key=key, **before)
+        return loss_of(forecast - rows[:, lookback:], config.loss), other
 
-    return epoch, optimizer
+    return epochs.make_epoch(loss, optimizer, config.average), optimizer
 
 
 def _with_context(model: Any, config: TrainingConfig, starts: np.ndarray) -> np.ndarray:

@@ -37,6 +37,6 @@ def test_all_three_studies_are_run_and_reported(tmp_path):
     assert results["streams"]["complete"]
     page = (work / "results.md").read_text()
     assert "* no persistent memory: " in page
-    assert "points of PK at 512" in page
+    assert "points of a number in noise at 512" in page
     assert "bits per byte of the stream to 1024" in page
     assert (work / "results.png").stat().st_size > 5_000

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments.ablation.config import StreamConfig
-from experiments.ablation.streams import Streams
+from experiments.ablation.streams import StreamConfig, Streams
+from experiments.comparison.page import number
 from experiments.training.config import OptimizerConfig
 from tests.experiments.toy_data import write_data
 from titans_jax import MemoryConfig, TitansConfig
@@ -31,28 +31,31 @@ def data(tmp_path_factory):
 def test_streams_are_a_study_that_continues(data, tmp_path):
     one = dataclasses.replace(CONFIG, seeds=(0,))
     first = Streams(data, one, ByteTokenizer()).run({"base": MODEL}, tmp_path)["models"]["base"]
-    assert first["std"] is None
+    assert number(first, ("bits", "2048"))[1] is None
+    record = (tmp_path / "base" / "seed_0" / "record.json").read_bytes()
     found = Streams(data, CONFIG, ByteTokenizer()).run({"base": MODEL}, tmp_path)
     model = found["models"]["base"]
     assert found["complete"]
     assert model["seeds"] == [0, 1]
-    assert model["trials"][0] == first["trials"][0]  # read, not trained again
-    bits = [trial["results"]["bits"] for trial in model["trials"]]
+    assert model["sweep"] == {}  # there was nothing to choose
+    assert model["results"][0] == first["results"][0]
+    # Read, not trained again.
+    assert (tmp_path / "base" / "seed_0" / "record.json").read_bytes() == record
+    bits = [results["bits"] for results in model["results"]]
     assert list(bits[0]) == ["1024", "2048"]
     assert bits[0] != bits[1]
-    np.testing.assert_allclose(
-        model["mean"]["bits"]["2048"], (bits[0]["2048"] + bits[1]["2048"]) / 2, rtol=1e-12
-    )
-    assert 7.5 < model["mean"]["bits"]["2048"] < 8.5  # two steps from chance: 8 bits
+    mean, _ = number(model, ("bits", "2048"))
+    np.testing.assert_allclose(mean, (bits[0]["2048"] + bits[1]["2048"]) / 2, rtol=1e-12)
+    assert 7.5 < mean < 8.5  # two steps from chance: 8 bits
 
 
 def test_another_trial_is_refused_before_training(data, tmp_path):
     folder = tmp_path / "base" / "seed_0"
     folder.mkdir(parents=True)
     streams = Streams(data, CONFIG, ByteTokenizer())
-    described = json.loads(json.dumps(streams.described(MODEL, 0)))
+    described = streams.described(MODEL, 0)
     (folder / "config.json").write_text(json.dumps({**described, "steps": 7}))
-    with pytest.raises(ValueError, match=r"another trial of base:\n  steps: 7 there, 2 given"):
+    with pytest.raises(ValueError, match=r"another result:\n  steps: 7 there, 2 given"):
         streams.run({"base": MODEL}, tmp_path)
 
 

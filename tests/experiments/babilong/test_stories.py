@@ -5,7 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from experiments.babilong.samples import (
+from experiments.babilong.answers import is_right
+from experiments.babilong.hidden_stories import (
     Prose,
     answer_tokens,
     make_sample,
@@ -13,7 +14,6 @@ from experiments.babilong.samples import (
     shortest,
     split_sentences,
 )
-from experiments.babilong.scoring import is_right
 from experiments.babilong.stories import (
     Earlier,
     Story,

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.babilong.config import BabilongConfig
-from experiments.babilong.task import Babilong
+from experiments.babilong.task import Babilong, BabilongConfig
 from experiments.comparison import StudyConfig
 from experiments.language_modeling.likelihood import Likelihood
 from tests.experiments.test_command_line import command
@@ -154,7 +153,7 @@ def test_a_study_and_its_streams_are_run_and_reported(tmp_path):
     assert result.returncode == 0, result.stderr
     results = json.loads((work / "results.json").read_text())
     assert results["study"]["complete"]
-    assert results["streams"][0]["length"] == 300
+    assert results["streams"]["rows"][0]["length"] == 300
     page = (work / "results.md").read_text()
-    assert "| transformer_window | 300 | 2 |" in page
+    assert "| Transformer++, window | 300 | 2 |" in page
     assert (work / "results.png").stat().st_size > 5_000

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.comparison import StudyConfig
-from experiments.comparison.task import SELECTION
+from experiments.comparison.config import SELECTION
 from experiments.training.step import Batch
 from titans_jax import MemoryConfig, Titans, TitansConfig
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.comparison import report, run_study, study, trial
+from experiments.comparison import page, picture, run_study, study, trial
 from experiments.comparison.trial import Trial, run_trial
 from experiments.training.optimizer import make_optimizer
 from tests.experiments.comparison.copying import Copying, models, settings
@@ -28,27 +28,32 @@ def single_precision():
         yield
 
 
+def trials(folder, name):
+    """The records of a model's trials, by rate and seed."""
+    found = [json.loads(path.read_text()) for path in (folder / name).rglob("record.json")]
+    return {(t["config"]["learning_rate"], t["config"]["seed"]): t for t in found}
+
+
 def test_every_rate_then_every_seed_at_the_best(finished):
     folder, results = finished
     assert results["complete"]
     for name, model in results["models"].items():
-        assert model["learning_rate"] == min(
-            (0.01, 0.02), key=lambda rate: model["sweep"][f"{rate:g}"]
-        )
-        trained = [(t["config"]["learning_rate"], t["config"]["seed"]) for t in model["trials"]]
-        assert trained == [(0.01, 0), (0.02, 0), (model["learning_rate"], 1)]
-        at_best = [
-            t["results"]["accuracy"]["here"]
-            for t in model["trials"]
-            if t["config"]["learning_rate"] == model["learning_rate"]
-        ]
-        assert model["mean"]["accuracy"]["here"] == pytest.approx(np.mean(at_best))
-        assert model["std"]["accuracy"]["here"] == pytest.approx(np.std(at_best, ddof=1))
-        assert (folder / name / "rate_0.01" / "seed_0" / "record.json").exists()
-    one, two = (results["models"][name]["trials"] for name in ("one", "two"))
-    assert [t["curve"] for t in one] == [
-        t["curve"] for t in two
-    ]  # the same data, in the same order
+        best = min((0.01, 0.02), key=lambda rate: model["sweep"][f"rate {rate:g}"])
+        assert model["best"] == f"rate {best:g}"
+        found = trials(folder, name)
+        assert set(found) == {(0.01, 0), (0.02, 0), (best, 1)}
+        assert model["results"] == [found[best, seed]["results"] for seed in (0, 1)]
+        at_best = [found[best, seed]["results"]["accuracy"]["here"] for seed in (0, 1)]
+        mean, std = page.number(model, ("accuracy", "here"))
+        assert mean == pytest.approx(np.mean(at_best))
+        assert std == pytest.approx(np.std(at_best, ddof=1))
+    one, two = (trials(folder, name) for name in ("one", "two"))
+    shared = set(one) & set(two)
+    assert {key: one[key]["curve"] for key in shared} == {key: two[key]["curve"] for key in shared}
+    origin = results["origin"]
+    every = [*one.values(), *two.values()]
+    assert origin["trials"] == len(every) == 6
+    assert origin["seconds"] == pytest.approx(sum(t["seconds"] for t in every))
 
 
 def test_a_finished_model_lets_go_of_its_programs(finished, monkeypatch):
@@ -63,13 +68,14 @@ def test_a_finished_model_lets_go_of_its_programs(finished, monkeypatch):
 
 
 def test_a_record_says_where_it_comes_from(finished):
-    record = finished[1]["models"]["one"]["trials"][0]
+    record = trials(finished[0], "one")[0.01, 0]
     assert record["config"]["steps"] == 6
     assert record["config"]["model"]["dim"] == 8
     assert record["config"]["task"] == {"name": "copying", "sequences": 4}
     assert record["versions"]["jax"] == jax.__version__
     assert record["parameters"] > 0
     assert record["seconds"] > 0
+    assert record["cpu_seconds"] > 0
     assert record["machine"]
     assert len(record["commit"]) == 40 or record["commit"] == "unknown"
     assert [step for step, _ in record["curve"]] == [2, 4, 6]
@@ -82,8 +88,7 @@ def test_finished_trials_are_not_repeated(finished, monkeypatch):
 
 
 def test_a_killed_trial_goes_on_and_ends_the_same(finished, tmp_path, monkeypatch):
-    _, results = finished
-    whole = results["models"]["one"]["trials"][0]
+    whole = trials(finished[0], "one")[0.01, 0]
     one = Trial("one", models()["one"], 0.01, 0, settings())
 
     class Killed(Exception):
@@ -119,8 +124,10 @@ def test_a_trial_of_another_process_is_left_to_it(finished, tmp_path, capsys):
         assert (tmp_path / "one" / "rate_0.02" / "seed_0" / "record.json").exists()
     results = run_study(Copying(), {"one": models()["one"]}, settings(), tmp_path)
     assert results["complete"]
-    curves = [t["curve"] for t in results["models"]["one"]["trials"]]
-    assert curves == [t["curve"] for t in finished[1]["models"]["one"]["trials"]]
+    here, there = trials(tmp_path, "one"), trials(finished[0], "one")
+    assert {key: t["curve"] for key, t in here.items()} == {
+        key: t["curve"] for key, t in there.items()
+    }
 
 
 def test_the_rate_is_adamws(finished):
@@ -141,7 +148,7 @@ def test_the_rate_is_adamws(finished):
 
 def test_another_task_in_the_folder_is_refused_before_training(finished, monkeypatch):
     folder, _ = finished
-    monkeypatch.setattr(study, "run_trial", None)
+    monkeypatch.setattr(study, "run_trial", lambda *_: pytest.fail("trained"))
     with pytest.raises(ValueError, match=r"task\.sequences: 4 there, 8 given"):
         run_study(Copying(8), models(), settings(), folder)
     with pytest.raises(ValueError, match=r"model\.feed_forward: 8 there, 16 given"):
@@ -177,11 +184,13 @@ def test_a_training_that_diverges_is_recorded_and_the_study_goes_on(tmp_path):
 
     results = run_study(Broken(), {"one": models()["one"]}, settings(), tmp_path)
     model = results["models"]["one"]
-    assert model["sweep"] == {"0.01": None, "0.02": None}
-    assert model["mean"] is None
+    assert model["sweep"] == {"rate 0.01": None, "rate 0.02": None}
+    assert model["best"] is None
+    assert model["results"] == []
     assert results["complete"]
     assert json.loads(json.dumps(results)) == results
-    assert report.entry(model, ["accuracy", "here"]) == "diverged"
+    assert page.entry(model, ["accuracy", "here"]) == "diverged"
+    assert page.done(results) == {}
 
 
 def test_no_time_left_says_what_is_missing(tmp_path, capsys):
@@ -194,22 +203,42 @@ def test_no_time_left_says_what_is_missing(tmp_path, capsys):
 def test_the_report_is_made_of_the_json_alone(finished, tmp_path):
     results = {"command": "python -m something", "copying": finished[1]}
 
-    def markdown(results):
+    def body(results):
         study = results["copying"]
-        cells = report.entry(study["models"]["one"], ["accuracy", "here"], 100, 1)
-        return "\n".join(
-            [*report.origin(results, [study]), *report.rates({"copying": study}), cells]
-        )
+        cells = page.entry(study["models"]["one"], ["accuracy", "here"], 100, 1)
+        return [*page.training_lines([study]), *page.sweep_table({"copying": study}), cells]
 
-    def plot(results, path):
-        path.write_bytes(results["command"].encode())
+    def figure(results):
+        drawn, axes = picture.panels(1, 1, "Copying")
+        curve = {1.0: page.number(results["copying"]["models"]["one"], ("accuracy", "here"))}
+        picture.curves(axes[0][0], [(curve, picture.look("one"))])
+        return drawn
 
-    report.write_results(results, tmp_path / "rate_0.5", markdown, plot)
-    page = (tmp_path / "rate_0.5.md").read_text()
+    report = page.Report(lambda _: "Copying", body, figure)
+    page.write_results(results, tmp_path / "rate_0.5", report)
+    text = (tmp_path / "rate_0.5.md").read_text()
+    assert text == page.page(
+        json.loads((tmp_path / "rate_0.5.json").read_text()), "rate_0.5", report
+    )
     model = finished[1]["models"]["one"]
-    assert "python -m something" in page
-    assert f"{model['parameters']:,} parameters; 6 steps" in page
-    assert f"**{min(v for v in model['sweep'].values()):.4f}**" in page
-    mean, std = (100 * model[x]["accuracy"]["here"] for x in ("mean", "std"))
-    assert f"{mean:.1f} ± {std:.1f}" in page
-    assert (tmp_path / "rate_0.5.png").read_bytes() == b"python -m something"
+    assert text.startswith("# Copying\n\nWritten by:\n\n    python -m something\n\n")
+    assert "![Copying](rate_0.5.png)" in text
+    assert f"{model['parameters']:,} parameters; 6 steps" in text
+    assert f"**{min(v for v in model['sweep'].values()):.4f}**" in text
+    mean, std = (100 * value for value in page.number(model, ("accuracy", "here")))
+    assert f"{mean:.1f} ± {std:.1f}" in text
+    assert (tmp_path / "rate_0.5.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_are_of_few_lines_and_plain_names():
+    names = [*page.TITLES, "mac_closed"]
+    groups = picture.families(names)
+    assert sorted(name for group in groups for name in group) == sorted(names)
+    assert all(len(group) <= picture.MOST_LINES for group in groups)
+    assert picture.look("mac_closed")["label"] == "MAC, writes start near zero"
+    _, axes = picture.panels(1, 1, "")
+    lines = [({1.0: (0.5, 0.1), 2.0: (0.6, None)}, {"label": str(n)}) for n in range(9)]
+    picture.curves(axes[0][0], lines[:8])
+    with pytest.raises(ValueError, match="at most 8 lines, got 9"):
+        picture.curves(axes[0][0], lines)
+    assert [picture._short(n) for n in (104, 1024, 1_000_000, 2**21)] == ["104", "1K", "1M", "2M"]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.genomics.splits import K, groups, kmers, split
+from experiments.genomics.leak_free_split import K, groups, kmers, split
 from experiments.genomics.tasks import load_task
 from tests.experiments.genomics.toy_task import letters, write_table
 from titans_jax.data import NucleotideTokenizer

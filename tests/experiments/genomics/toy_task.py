@@ -10,9 +10,9 @@ def letters(generator: np.random.Generator, length: int) -> str:
     return "".join(generator.choice(list("ACGT"), length))
 
 
-def write_table(path: Path, count: int = 60, length: int = 60) -> list[str]:
+def write_table(path: Path, count: int = 60, length: int = 60, seed: int = 0) -> list[str]:
     """A CSV of sequences, every third of which begins within its predecessor; class 1 has a motif."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     sequences: list[str] = []
     for number in range(count):
         new = letters(generator, length)

@@ -20,12 +20,12 @@ def test_a_study_is_run_and_a_model_of_it_questioned(tmp_path):
     result = command(RUN, *flags)
     assert result.returncode == 0, result.stderr
     page = (work / "results.md").read_text()
-    assert "| transformer_window |" in page
+    assert "| Transformer++, window |" in page
     assert (work / "results.png").stat().st_size > 5_000
     study = json.loads((work / "results.json").read_text())["study"]
     assert study["complete"]
     assert study["models"]["transformer"]["seeds"] == [0, 1]
-    assert set(study["models"]["transformer"]["mean"]["questions"]) >= {
+    assert set(study["models"]["transformer"]["results"][0]["questions"]) >= {
         "lambada_test",
         "piqa_validation",
     }

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.language_modeling.evaluate import answer
 from experiments.language_modeling.likelihood import likelihoods
-from experiments.language_modeling.questions import Request
+from experiments.language_modeling.questions import Question, Request, Task
 from titans_jax import MemoryConfig, Titans, TitansConfig
 from titans_jax.data import ByteTokenizer
 from titans_jax.inference import GREEDY, generate, prefill
@@ -64,3 +65,55 @@ def test_generation_ends_before_the_first_stop(adapter):
     stop = free[3:5]
     (cut,) = adapter.generate_until(requests(("ab", {"until": stop, "max_gen_toks": 24})))
     assert cut == free[: free.index(stop)]
+
+
+def test_scores_are_the_harness_own(adapter):
+    """Choices and words, as `evaluate` scores them and as the harness does."""
+    pytest.importorskip("lm_eval")
+    import datasets
+    from lm_eval import simple_evaluate
+    from lm_eval.api.task import ConfigurableTask
+
+    picks = [
+        {"context": f"q{n}", "choices": ["ab", "abcd", "b"[: n % 2 + 1] * (n + 1)], "label": n % 3}
+        for n in range(9)
+    ]
+    words = [{"context": pick["context"], "word": " " + pick["choices"][1]} for pick in picks]
+    shared = {"test_split": "test", "doc_to_text": "{{context}}"}
+
+    def task(name, rows, **fields):
+        found = {"test": datasets.Dataset.from_list(rows)}
+        config = {"task": name, "custom_dataset": lambda **_: found, **shared, **fields}
+        return ConfigurableTask(config=config)
+
+    tasks = [
+        task(
+            "picks", picks, output_type="multiple_choice", doc_to_choice="{{choices}}", doc_to_target="label",
+            metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}],
+        ),
+        task(
+            "words", words, output_type="loglikelihood", doc_to_target="{{word}}", target_delimiter="",
+            metric_list=[{"metric": "acc"}, {"metric": "perplexity", "aggregation": "perplexity"}],
+        ),
+    ]  # fmt: skip
+    theirs = simple_evaluate(adapter, tasks=tasks, bootstrap_iters=0)["results"]
+    ours = {
+        "picks": Task(
+            "picks",
+            "choice",
+            tuple(
+                Question(tuple(Request(p["context"], f" {c}") for c in p["choices"]), p["label"])
+                for p in picks
+            ),
+        ),
+        "words": Task(
+            "words",
+            "word",
+            tuple(Question((Request(w["context"], w["word"]),), 0) for w in words),
+        ),
+    }
+    for name, asked in ours.items():
+        found = answer(adapter.model, adapter.tokenizer, asked)
+        for metric in ("acc", "acc_norm", "perplexity"):
+            if metric in found:
+                np.testing.assert_allclose(theirs[name][f"{metric},none"], found[metric], rtol=1e-6)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from experiments.configs.language_modeling import small
-from experiments.language_modeling.models import CLOSED_BIAS, NAMES, make_models, named
+from experiments.language_modeling.named_models import CLOSED_BIAS, NAMES, make_models, named
 
 MEMORIES = dict.fromkeys(("lmm", "mac", "mag", "mal"), "memory")
 BASELINES = dict.fromkeys(("deltanet", "gated_deltanet", "ttt_linear", "ttt_mlp"), "recurrence")

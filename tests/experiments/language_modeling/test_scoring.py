@@ -5,10 +5,9 @@ import math
 
 import pytest
 
-from experiments.language_modeling.evaluate import answer, line
+from experiments.language_modeling.evaluate import answer, line, score
 from experiments.language_modeling.likelihood import Likelihood
 from experiments.language_modeling.questions import Question, Request, Task, find_tasks, read_task
-from experiments.language_modeling.scoring import score
 from tests.experiments.language_modeling.toy_model import EVEN, LIKELY, Bigram
 from titans_jax.data import ByteTokenizer
 

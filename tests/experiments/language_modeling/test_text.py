@@ -5,10 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.language_modeling.config import TextConfig
-from experiments.language_modeling.models import NAMES, make_models
-from experiments.language_modeling.task import TextTask
-from experiments.language_modeling.text import (
+from experiments.language_modeling.bits_per_byte import (
     Windows,
     beginning,
     bits_per_byte,
@@ -16,6 +13,8 @@ from experiments.language_modeling.text import (
     encode,
     find_texts,
 )
+from experiments.language_modeling.named_models import NAMES, make_models
+from experiments.language_modeling.task import TextConfig, TextTask
 from tests.experiments.language_modeling.toy_model import EVEN, LIKELY, UNLIKELY, Bigram
 from tests.experiments.toy_data import write_data
 from titans_jax import preset

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from experiments.memory_depth.config import MemoryDepthConfig
-from experiments.memory_depth.task import make_models
+from experiments.memory_depth.task import MemoryDepthConfig, make_models
 from tests.experiments.test_command_line import command
 from tests.experiments.toy_data import SMALL, write_data
 from titans_jax import preset
@@ -52,5 +51,5 @@ def test_both_studies_and_the_speed_are_reported(tmp_path):
     assert results["one_width"]["complete"]
     page = (work / "results.md").read_text()
     assert "at equal parameters, trained in windows of 32" in page
-    assert f"| 1 | {results['speed'][0]['tokens_per_second']:,.0f} ± " in page
+    assert f"| 1 | {results['speed']['rows'][0]['tokens_per_second']:,.0f} ± " in page
     assert (work / "results.png").stat().st_size > 5_000

@@ -7,7 +7,7 @@ import uuid
 import numpy as np
 import pytest
 
-from experiments.needle_in_a_haystack.samples import (
+from experiments.needle_in_a_haystack.needles import (
     DEPTHS,
     NOISE,
     TASKS,

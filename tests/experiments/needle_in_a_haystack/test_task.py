@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.language_modeling.likelihood import Likelihood
-from experiments.needle_in_a_haystack.config import NeedleConfig
-from experiments.needle_in_a_haystack.task import Needles
+from experiments.needle_in_a_haystack.task import NeedleConfig, Needles
 from tests.experiments.test_command_line import command
 
 SMALL = NeedleConfig(
@@ -158,12 +157,13 @@ def test_the_command_at_toy_size(data, tmp_path):
     result = command("experiments.needle_in_a_haystack.run", *arguments)
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["study"]["models"]["mac"]["mean"]["accuracy"] == {"single_1": {"512": 0.0}}
+    (judged,) = results["study"]["models"]["mac"]["results"]
+    assert judged["accuracy"] == {"single_1": {"512": 0.0}}
     page = (tmp_path / "results.md").read_text()
-    assert "| mac | 0.0 |" in page
+    assert "| MAC | 0.0 |" in page
     assert (
-        "Trained at 512 tokens (bytes), in turn with bare prompts of 256 tokens, which are alone for 1 steps"
-        in page
+        "Trained at 512 tokens (bytes), in turn with bare prompts (the key and its value, and the key again) of 256 "
+        "tokens, which are alone for 1 steps" in page
     )
     assert "| MAC | 99.2 | 98.8 | 99.0 | 98.4 |" in page
     assert (tmp_path / "results.png").stat().st_size > 5000

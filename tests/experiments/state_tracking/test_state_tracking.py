@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.state_tracking.groups import GROUPS, group
+from experiments.comparison.page import number
 from experiments.state_tracking.task import StateTracking, StateTrackingConfig
+from experiments.state_tracking.word_problems import GROUPS, group
 from tests.experiments.test_command_line import command
 
 ORDERS = {"parity": 2, "z60": 60, "a5": 60, "s5": 120, "s5_swaps": 120}
@@ -113,8 +114,10 @@ def test_the_command_at_toy_size(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     model = results["groups"]["parity"]["models"]["lmm"]
     assert model["seeds"] == [0, 1]
-    assert set(model["mean"]["element"]) == {"8", "16"}
+    assert set(model["results"][0]["element"]) == {"8", "16"}
     page = (tmp_path / "results.md").read_text()
-    assert "python -m experiments.state_tracking.run --workdir=" in page
-    assert f"| lmm | {100 * model['mean']['element']['8']:.1f} ± " in page
+    assert "python -m experiments.state_tracking.run '--config.groups=" in page
+    assert str(tmp_path) not in page
+    mean, _ = number(model, ("element", "8"))
+    assert f"| LMM | {100 * mean:.1f} ± " in page
     assert (tmp_path / "results.png").stat().st_size > 5000

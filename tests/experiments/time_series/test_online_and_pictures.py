@@ -1,67 +1,70 @@
 """The online comparison and the pictures, at toy size."""
 
+import dataclasses
 import json
 
 import pytest
-from matplotlib import image
 
-from experiments.time_series import online, pictures
+from experiments.comparison.page import page
+from experiments.time_series import online, pictures, report
 from experiments.time_series.recipes import MODELS
 from tests.titans_jax.forecasting.tables import small_table
 
 
 @pytest.fixture
-def flags(tmp_path):
+def folder(tmp_path):
     small_table(500).to_csv(tmp_path / "own.csv", index=False)
-    return [
-        "--dataset=own.csv",
-        f"--data_dir={tmp_path}",
-        "--horizon=2",
-        "--epochs=1",
-        f"--output={tmp_path}",
-    ]
+    return tmp_path
 
 
-def test_online_trains_with_and_without_context_and_goes_on(flags, tmp_path, monkeypatch, capsys):
+ONLINE = online.OnlineConfig(dataset="own.csv", horizon=2, seeds=(0,), epochs=1)
+PICTURES = pictures.PicturesConfig(dataset="own.csv", horizon=2, epochs=1)
+
+
+def test_online_trains_with_and_without_context_and_goes_on(folder, monkeypatch):
     monkeypatch.setattr(online, "CONTEXT", 1)
     monkeypatch.setattr(online, "MODES", ("learning", "window"))
-    online.main([*flags, "--seeds=0"])
-    content = json.loads((tmp_path / "online_own.json").read_text())
-    assert content["command"].endswith(
-        "online --dataset=own.csv --data_dir=DIR --horizon=2 --epochs=1 --seeds=0"
-    )
-    assert [run["context"] for run in content["runs"]] == [0, 1]
-    for run in content["runs"]:
-        assert run["test"]["learning"] != run["test"]["window"]
-        assert run["candidate"] == "patches"
-    page = (tmp_path / "online_own.md").read_text()
-    assert "| memory in training | learning | window |" in page
-    assert f"| look-back alone | {content['runs'][0]['test']['learning']['mse']:.3f} / " in page
-    monkeypatch.setattr(online, "measure", lambda *a: pytest.fail("measured twice"))
-    online.main([*flags, "--seeds=0"])
+    results = online.main(ONLINE, folder / "work", folder)
+    assert list(results["models"]) == ["0", "1"]
+    for model in results["models"].values():
+        (judged,) = model["results"]
+        assert judged["learning"] != judged["window"]
+        assert model["best"] == "patches"
+    text = page({"command": "c", **results}, results["name"], report.ONLINE)
+    assert "| memory in training | learning all the time | anew in every window |" in text
+    (judged,) = results["models"]["0"]["results"]
+    assert f"| look-back alone | {judged['learning']['mse']:.3f} / " in text
+    assert report.ONLINE.figure(results) is not None
+    monkeypatch.setattr(online.Trainer, "train", lambda *a: pytest.fail("trained twice"))
+    assert online.main(ONLINE, folder / "work", folder) == results
 
 
-def test_pictures_show_fixed_windows(flags, tmp_path, monkeypatch):
+def test_pictures_show_fixed_windows(folder, monkeypatch):
     monkeypatch.setitem(MODELS, "LMM", MODELS["RLinear+cycle"])  # stands in: compiles in no time
-    records = [
-        {"model": "LMM", "horizon": 2, "candidate": "rate 0.005", "test": {}},
-        {"model": "LMM", "horizon": 2, "candidate": "rate 0.001"},
-        {"model": "LMM", "horizon": 3, "candidate": "rate 0.001", "test": {}},
-    ]
-    (tmp_path / "own.json").write_text(json.dumps({"runs": records}))
-    pictures.main(flags)
-    content = json.loads((tmp_path / "forecasts_own.json").read_text())
-    assert content["first_rows"] == [304, 353, 402]  # of 99 test windows
-    assert content["LMM"]["candidate"] == "rate 0.005"
-    assert content["RLinear"]["test"]["mse"] > 0
-    assert image.imread(tmp_path / "forecasts_own.png").std() > 0.01
+    studies = {
+        "2": {"models": {"LMM": {"best": "rate 0.005"}}},
+        "3": {"models": {"LMM": {"best": "rate 0.001"}}},
+    }
+    (folder / "work").mkdir()
+    (folder / "work" / "own.json").write_text(json.dumps({"horizons": studies}))
+    results = pictures.main(PICTURES, folder / "work", folder)
+    assert results["first_rows"] == [304, 353, 402]  # of 99 test windows
+    assert results["models"]["LMM"]["candidate"] == "rate 0.005"
+    assert results["models"]["RLinear"]["test"]["mse"] > 0
+    for window in results["windows"]:
+        assert set(window["true"]) == set(results["columns"])
+        assert {len(values) for values in window["true"].values()} == {96 + 2}
+        assert {len(v) for f in window["forecasts"].values() for v in f.values()} == {2}
+    text = page({"command": "c", **results}, results["name"], report.FORECASTS)
+    assert f"| RLinear | rate 0.001 | {results['models']['RLinear']['test']['mse']:.3f} / " in text
+    assert report.FORECASTS.figure(results) is not None
 
 
-@pytest.mark.parametrize("command", [online, pictures])
-def test_absent_files_and_short_series_are_refused(command, flags):
+@pytest.mark.parametrize(("program", "config"), [(online, ONLINE), (pictures, PICTURES)])
+def test_absent_files_and_short_series_are_refused(program, config, folder):
     with pytest.raises(
-        SystemExit, match=r"ETTh1\.csv, the file of --dataset=ETTh1, does not exist"
+        FileNotFoundError, match=r"ETTh1\.csv, the file of --dataset=ETTh1, does not exist"
     ):
-        command.main([*flags, "--dataset=ETTh1"])
-    with pytest.raises(SystemExit, match=r"the valid part has 50 rows.*a horizon of 99 need"):
-        command.main([*flags, "--horizon=99"])
+        program.main(dataclasses.replace(config, dataset="ETTh1"), folder / "work", folder)
+    with pytest.raises(ValueError, match=r"the valid part has 50 rows.*a horizon of 99 need"):
+        program.main(dataclasses.replace(config, horizon=99), folder / "work", folder)

@@ -1,156 +1,190 @@
-"""The comparison's command at toy size: chosen on validation, recorded, continued."""
+"""The comparison at toy size: chosen on validation, kept under all that decides it, continued."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from experiments.comparison.page import page
+from experiments.comparison.store import read_record
 from experiments.time_series import report, run
 from experiments.time_series.recipes import MODELS
+from experiments.time_series.run import ForecastingConfig, Trainer
+from tests.experiments.test_command_line import command
 from tests.titans_jax.forecasting.tables import small_table
 from titans_jax.forecasting.training import Errors
 
 
 @pytest.fixture
-def flags(tmp_path):
+def folder(tmp_path):
     small_table(400).to_csv(tmp_path / "own.csv", index=False)
-    return ["--dataset=own.csv", f"--data_dir={tmp_path}", "--horizons=2", "--seeds=0,1", "--epochs=1",
-            f"--output={tmp_path}"]  # fmt: skip
+    return tmp_path
 
 
-def records(tmp_path):
-    return json.loads((tmp_path / "own.json").read_text())
+def config(**fields):
+    small = {"dataset": "own.csv", "horizons": (2,), "seeds": (0, 1), "epochs": 1}
+    return ForecastingConfig(**(small | fields))
 
 
-def test_the_command_trains_chooses_tests_and_goes_on(flags, tmp_path, monkeypatch):
+def test_it_trains_chooses_tests_and_goes_on(folder, monkeypatch):
     monkeypatch.setitem(MODELS, "LMM", MODELS["LMM"][:1])
-    run.main([*flags, "--models=RLinear,LMM"])
-    content = records(tmp_path)
-    assert content["command"].startswith(
-        "python -m experiments.time_series.run --dataset=own.csv --data_dir=DIR "
-    )
-    linear = [r for r in content["runs"] if r["model"] == "RLinear"]
-    valid = {r["candidate"]: sum(r["valid"].values()) for r in linear if r["seed"] == 0}
-    best = min(valid, key=valid.get)
-    assert len(valid) == 2
-    assert sorted((r["candidate"], r["seed"]) for r in linear if "test" in r) == [
-        (best, 0),
-        (best, 1),
-    ]
-    memory = [r for r in content["runs"] if r["model"] == "LMM"]
-    assert [r["seed"] for r in memory] == [0, 1]
-    for record in memory:
-        assert 0 < record["test"]["mae"] < 2
-        assert record["epochs"] == 1
-        assert record["cpu_seconds"] > 0
-        assert {"commit", "machine", "versions"} <= set(record)
-    page = (tmp_path / "own.md").read_text()
-    assert (
-        f"| RLinear | {np.mean([r['test']['mse'] for r in linear if 'test' in r]):.3f} ± " in page
-    )
+    asked, work = config(models=("RLinear", "LMM")), folder / "work"
+    results = run.main(asked, work, folder)
+    assert results["name"] == "own"
+    study = results["horizons"]["2"]
+    linear, memory = study["models"]["RLinear"], study["models"]["LMM"]
+    assert set(linear["sweep"]) == {"rate 0.001", "rate 0.005"}
+    assert linear["best"] == min(linear["sweep"], key=linear["sweep"].get)
+    assert linear["seeds"] == memory["seeds"] == [0, 1]
+    for judged in memory["results"]:
+        assert 0 < judged["test"]["mae"] < 2
+        assert judged["selection"] == sum(judged["valid"].values())
+    trial = work / "own.csv" / "LMM" / "horizon_2" / "patches" / "seed_1"
+    record = read_record(trial)
+    assert record["epochs"] == 1
+    assert record["cpu_seconds"] > 0
+    assert {"commit", "machine", "versions"} <= set(record)
+    text = page({"command": "c", **results}, "own", report.REPORT)
+    mse = np.mean([judged["test"]["mse"] for judged in linear["results"]])
+    assert f"| RLinear | {mse:.3f} ± " in text
+    assert report.REPORT.figure(results) is not None
 
     # Nothing is trained twice; a record that is missing is made again, the same.
-    kept = [r for r in content["runs"] if not (r["model"] == "RLinear" and r["seed"] == 1)]
-    (tmp_path / "own.json").write_text(json.dumps({**content, "runs": kept}))
-    run.main([*flags, "--models=RLinear,LMM"])
-    again = records(tmp_path)["runs"]
-    for record in kept:
-        assert record in again
-    both = [
-        next(r for r in runs if r["model"] == "RLinear" and r["seed"] == 1)
-        for runs in (linear, again)
-    ]
-    assert both[0]["test"] == both[1]["test"]
+    (trial / "record.json").unlink()
+    linear_trial = work / "own.csv" / "RLinear" / "horizon_2" / "rate_0.001" / "seed_0"
+    before = (linear_trial / "record.json").read_bytes()
+    again = run.main(asked, work, folder)
+    assert (linear_trial / "record.json").read_bytes() == before
+    for name, found in again["horizons"]["2"]["models"].items():
+        assert found["results"] == study["models"][name]["results"]
+
+    # What a quick trial left is not what a long one would have found.
+    with pytest.raises(ValueError, match=r"another result:\n  training\.epochs: 1 there, 10 given"):
+        run.main(dataclasses.replace(asked, epochs=0), work, folder)
+    small_table(399).to_csv(folder / "own.csv", index=False)
+    with pytest.raises(ValueError, match=r"  sha256: "):
+        run.main(asked, work, folder)
 
 
-def test_validation_chooses_and_the_test_part_does_not(flags, tmp_path, monkeypatch):
-    """Of two candidates the one that validation prefers is tested, though the other would be better there."""
+def test_validation_chooses_and_the_test_part_does_not(folder, monkeypatch):
+    """Of two candidates the one that validation prefers is shown, though the other would be better in the test."""
     scores = {"rate 0.001": 0.1, "rate 0.005": 0.2}
 
-    def trained(data, horizon, candidate, seed, epochs):
+    def trained(self, candidate, seed):
         score = scores[candidate.name]
-        return candidate.name, {
-            "horizon": horizon, "candidate": candidate.name, "seed": seed,
-            "valid": {"mse": score, "mae": score}, "cpu_seconds": 1.0,
-        }  # fmt: skip
+        return candidate.name, {"parameters": 1, "valid": {"mse": score, "mae": score}}
 
-    monkeypatch.setattr(run, "train_candidate", trained)
+    monkeypatch.setattr(Trainer, "train", trained)
     monkeypatch.setattr(
-        run,
-        "errors_on_test",
-        lambda data, horizon, candidate, model: {"mse": -scores[model], "mae": 0.0},
+        Trainer, "test", lambda self, candidate, model: {"mse": -scores[model], "mae": 0.0}
     )
-    run.main([*flags, "--models=DLinear"])
-    tested = [(r["candidate"], r["test"]["mse"]) for r in records(tmp_path)["runs"] if "test" in r]
-    assert tested == [("rate 0.001", -0.1)] * 2
+    results = run.main(config(models=("DLinear",)), folder / "work", folder)
+    found = results["horizons"]["2"]["models"]["DLinear"]
+    assert found["best"] == "rate 0.001"
+    assert [judged["test"]["mse"] for judged in found["results"]] == [-0.1, -0.1]
 
 
-def test_test_errors_are_of_the_test_part(tmp_path, monkeypatch):
+def test_test_errors_are_of_the_test_part(folder, monkeypatch):
     seen = {}
     monkeypatch.setattr(
         run,
         "evaluate",
         lambda model, series, phase, starts, **k: seen.update(starts=starts) or Errors(0.0, 0.0),
     )
-    small_table(400).to_csv(tmp_path / "own.csv", index=False)
-    data = run.load_dataset("own.csv", tmp_path)
-    run.errors_on_test(data, 2, MODELS["LMM"][0], None)
+    trainer = Trainer(run.load_dataset("own.csv", folder), 2)
+    trainer.test(MODELS["LMM"][0], None)
     np.testing.assert_array_equal(seen["starts"], np.arange(320 - 96, 400 - 96 - 2 + 1))
 
 
-def test_the_table_means_over_horizons_and_seeds():
-    def content(*horizons):
-        runs = [
-            {
-                "model": "LMM", "horizon": horizon, "candidate": "patches", "seed": seed, "commit": "a", "machine": "m",
-                "cpu_seconds": 450.0, "test": {"mse": horizon / 100 + seed / 10, "mae": 0.5},
-            }
-            for horizon in horizons
-            for seed in (0, 2)
-        ]  # fmt: skip
-        return {"dataset": "ETTh1", "command": "c", "runs": runs}
+def test_every_candidate_says_all_that_decides_it(folder):
+    trainer = Trainer(run.load_dataset("own.csv", folder), 2)
+    keys = [
+        json.dumps(trainer.key(candidate, 0), sort_keys=True)
+        for candidates in MODELS.values()
+        for candidate in candidates
+    ]
+    assert len(set(keys)) == len(keys)
+    assert trainer.key(MODELS["LMM"][0], 0)["fields"] == {"mixer": "lmm", "frozen": False}
+    shorter = Trainer(trainer.data, 2, epochs=1)
+    assert shorter.key(MODELS["LMM"][0], 0) != trainer.key(MODELS["LMM"][0], 0)
 
-    page = report.markdown(content(96, 192))
+
+def results_of(dataset, *horizons, seeds=(0, 2)):
+    def study(horizon):
+        judged = [
+            {"test": {"mse": horizon / 100 + seed / 10, "mae": 0.5}, "selection": 1.0}
+            for seed in seeds
+        ]
+        model = {"best": "patches", "seeds": list(seeds), "results": judged, "sweep": {}}
+        origin = {
+            "trials": len(seeds), "seconds": None, "cpu_seconds": 900.0, "machines": ["m"], "jax": ["j"],
+            "flax": ["f"], "commits": ["a"], "errors": [],
+        }  # fmt: skip
+        return {"origin": origin, "complete": True, "models": {"LMM": model}}
+
+    horizons = {str(horizon): study(horizon) for horizon in horizons}
+    return {"dataset": dataset, "command": "c", "horizons": horizons}
+
+
+def test_the_table_means_over_horizons_and_seeds():
+    text = page(results_of("ETTh1", 96, 192), "x", report.REPORT)
     row = "| LMM | 1.060 ± 0.141 / 0.500 ± 0.000 (patches) | 2.020 ± 0.141 / 0.500 ± 0.000 (patches) | 1.540 ± 0.141"
-    assert row in page
-    assert "0.420" not in page  # the paper's mean is of four horizons
-    page = report.markdown(content(96, 192, 336, 720))
-    assert "| 3.460 ± 0.141 / 0.500 ± 0.000 | 0.420 / 0.421 |" in page
-    assert "8 trainings, 1.00 CPU-hours" in page
+    assert row in text
+    assert "0.420" not in text  # the paper's mean is of four horizons
+    text = page(results_of("ETTh1", 96, 192, 336, 720), "x", report.REPORT)
+    assert "| 3.460 ± 0.141 / 0.500 ± 0.000 | 0.420 / 0.421 |" in text
+    assert "1.00 CPU-hours in 8 trials" in text
 
 
 def test_the_summary_counts_seeds_that_have_every_horizon(tmp_path):
-    def runs(horizons, seed):
-        return [
-            {"model": "RLinear", "horizon": h, "seed": seed, "test": {"mse": 0.1 * seed + h / 1e3, "mae": 0.3}}
-            for h in horizons
-        ]  # fmt: skip
-
-    content = {"dataset": "Weather", "runs": [*runs((96, 192, 336, 720), 1), *runs((96, 192), 2)]}
-    (tmp_path / "Weather.json").write_text(json.dumps(content))
-    report.main([f"--output={tmp_path}"])
-    page = (tmp_path / "summary.md").read_text()
-    assert "| MSE / MAE, mean over horizons | Weather here | Weather paper |" in page
-    assert "| RLinear | 0.436 / 0.300 (1) | 0.272 / 0.291 |" in page
+    results = results_of("Weather", 96, 192, 336, 720, seeds=(1, 2))
+    for horizon in ("336", "720"):  # without the second seed
+        model = results["horizons"][horizon]["models"]["LMM"]
+        model["seeds"], model["results"] = model["seeds"][:1], model["results"][:1]
+    (tmp_path / "Weather.json").write_text(json.dumps(results))
+    report.write_summary(tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert "| MSE / MAE, mean over horizons | Weather here | Weather paper |" in text
+    assert "| LMM | 3.460 / 0.500 (1) | 0.231 / 0.265 |" in text
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("fields", "said"),
     [
-        ("--models=GPT", "--models: 'GPT' is not one of DLinear"),
-        ("--horizons=0", "--horizons=0: must be integers from 1 on"),
-        ("--seeds=x", "--seeds=x: must be integers from 0 on"),
-        ("--epochs=0", "--epochs=0: must be a positive integer"),
+        ({"models": ("GPT",)}, "--models must be one of DLinear.*got 'GPT'"),
+        ({"horizons": (0,)}, r"--horizons must be integers from 1 on, got \(0,\)"),
+        ({"seeds": (-1,)}, "--seeds must be integers from 0 on"),
+        ({"epochs": -1}, "--epochs must be an integer"),
+        ({"dataset": ""}, "--dataset must be the name"),
     ],
 )
-def test_refused_flags(flags, flag, said, capsys):
-    with pytest.raises(SystemExit):
-        run.main([*flags, flag])
-    assert said in capsys.readouterr().err
+def test_refused_flags(fields, said):
+    with pytest.raises(ValueError, match=said):
+        config(**fields)
 
 
-def test_a_series_that_is_too_short_is_refused_before_any_training(flags):
+def test_a_series_that_is_too_short_is_refused_before_any_training(folder, monkeypatch):
+    monkeypatch.setattr(run, "compare", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(
-        SystemExit, match=r"the valid part has 40 rows, but .* a horizon of 50 need at least 50"
+        ValueError, match=r"the valid part has 40 rows, but .* a horizon of 50 need at least 50"
     ):
-        run.main([*flags, "--horizons=2,50"])
+        run.main(config(horizons=(2, 50)), folder / "work", folder)
+
+
+@pytest.mark.slow
+def test_the_command_writes_to_its_workdir(folder):
+    flags = ["--dataset=own.csv", f"--data_dir={folder}", f"--workdir={folder / 'work'}", "--horizons=2",
+             "--seeds=0", "--epochs=1", "--models=DLinear"]  # fmt: skip
+    done = command("experiments.time_series.run", *flags)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folder / "work" / "own.json").read_text())
+    assert results["command"] == (
+        "python -m experiments.time_series.run --dataset=own.csv --data_dir=DIR --horizons=2 --seeds=0 --epochs=1 "
+        "--models=DLinear"
+    )
+    assert (folder / "work" / "own.png").stat().st_size > 5000
+    refused = command("experiments.time_series.run", *flags, "--epochs=2")
+    assert refused.returncode == 1
+    assert "training.epochs: 1 there, 2 given" in refused.stderr
+    assert "Traceback" not in refused.stderr

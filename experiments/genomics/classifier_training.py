@@ -1,9 +1,9 @@
-"""Training a classifier of sequences: epochs of compiled steps over sequences that never leave the device.
+"""Training a classifier of sequences: epochs (titans_jax/epochs.py) over sequences that never leave the device.
 
 Each sequence is read on a strand drawn anew in every epoch; predictions are the mean of the logits of both strands. The
 parameters that are kept are those of the epoch with the least log loss on validation. All models are trained alike:
-AdamW, linear warm-up, cosine decay, clipped gradients. The learning rate is an argument of the compiled epoch, so the
-runs of a sweep share one program.
+AdamW, linear warm-up, cosine decay, clipped gradients. The learning rate is in the optimizer's state, so the runs of a
+sweep share one program. `judge` says what a test part makes of it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from experiments.training.config import OptimizerConfig
 from experiments.training.optimizer import make_optimizer
+from titans_jax import epochs
 from titans_jax.fields import check_fields, field, flag, non_negative, positive_int
 from titans_jax.typing import Array, Bool, Float, Int, PyTree
 
@@ -119,26 +122,33 @@ def fit(
         graph, config, steps, train.strands.shape[2], _is_full(train)
     )
     optimizer_state = optimizer.init(parameters)
-    data = jax.tree.map(jnp.asarray, train)
-    curve: list[tuple[float, float]] = []
-    best, kept, kept_logits = 0, model, np.zeros((0, 0))
-    for index in range(config.epochs):
+    optimizer_state[1].hyperparams["step_size"] = jnp.float32(learning_rate)
+
+    def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
+        del index
         order = generator.permutation(count)[: steps * batch].reshape(steps, batch)
-        strand = generator.integers(0, 2 if config.both_strands else 1, order.shape)
-        parameters, other, optimizer_state, loss = epoch(
-            parameters, other, optimizer_state, data, order, strand, jnp.float32(learning_rate)
-        )
-        if not np.isfinite(float(loss)):
-            raise FloatingPointError(
-                f"the training loss of epoch {index + 1} is {float(loss)} at learning rate {learning_rate:g}"
-            )
-        trained = nnx.merge(graph, parameters, other)
+        return order, generator.integers(0, 2 if config.both_strands else 1, order.shape)
+
+    def judge(state: epochs.State) -> tuple[float, tuple[float, np.ndarray]]:
+        trained = nnx.merge(graph, state.parameters, state.other)
         logits = predict(trained, valid, config)
         error = log_loss(logits, valid.labels)
-        curve.append((float(loss), error))
-        if error <= min(valid_loss for _, valid_loss in curve):
-            best, kept, kept_logits = index, trained, logits
-    return Fitted(kept, kept_logits, curve, best)
+        return error, (error, logits)
+
+    fitted = epochs.fit(
+        parameters,
+        other,
+        optimizer_state,
+        epoch,
+        jax.tree.map(jnp.asarray, train),
+        draw,
+        judge,
+        epochs=config.epochs,
+        learning_rate=learning_rate,
+    )
+    curve = [(loss, said[0]) for loss, said in zip(fitted.losses, fitted.judged, strict=True)]
+    trained = nnx.merge(graph, fitted.state.parameters, fitted.state.other)
+    return Fitted(trained, fitted.judged[fitted.best][1], curve, fitted.best)
 
 
 def predict(model: Any, examples: Examples, config: FitConfig) -> np.ndarray:
@@ -187,47 +197,25 @@ def _mask(lengths: Array, length: int, full: bool) -> Array | None:
 @functools.lru_cache(maxsize=4)
 def _compiled_epoch(
     graph: Any, config: FitConfig, steps: int, length: int, full: bool
-) -> tuple[Any, optax.GradientTransformation]:
-    """One epoch as a compiled function of the learning rate, among other things."""
-    optimizer = make_optimizer(
+) -> tuple[epochs.Epoch, optax.GradientTransformation]:
+    """One epoch as a compiled function; the learning rate is in the optimizer's state."""
+    unit = make_optimizer(
         OptimizerConfig(learning_rate=1.0, weight_decay=config.weight_decay),
         steps * config.epochs,
     )
+    # AdamW's update, decay included, is proportional to the rate.
+    optimizer = optax.chain(unit, optax.inject_hyperparams(optax.scale)(step_size=1.0))
 
-    @functools.partial(jax.jit, donate_argnums=(2,))
-    def epoch(
-        parameters: PyTree,
-        other: PyTree,
-        optimizer_state: PyTree,
-        data: Examples,
-        order: Array,
-        strand: Array,
-        rate: Array,
-    ) -> tuple[PyTree, PyTree, PyTree, Array]:
-        def step(carry: Any, drawn: tuple[Array, Array]) -> tuple[Any, Array]:
-            parameters, other, optimizer_state = carry
-            rows, side = drawn
-            tokens = data.strands[rows, side].astype(jnp.int32)
-            mask = _mask(data.lengths[rows], length, full)
+    def loss(parameters: PyTree, other: PyTree, data: Examples, drawn: Any) -> tuple[Array, PyTree]:
+        rows, side = drawn
+        tokens = data.strands[rows, side].astype(jnp.int32)
+        mask = _mask(data.lengths[rows], length, full)
+        model = nnx.merge(graph, parameters, other, copy=True)  # its batch statistics change
+        logits = model.classify(tokens, mask=mask)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[rows])
+        return jnp.mean(losses), _parts(model)[2]
 
-            def loss(parameters: PyTree) -> tuple[Array, PyTree]:
-                model = nnx.merge(
-                    graph, parameters, other, copy=True
-                )  # its batch statistics change
-                logits = model.classify(tokens, mask=mask)
-                losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[rows])
-                return jnp.mean(losses), _parts(model)[2]
-
-            (value, other), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
-            updates, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
-            # AdamW's update, decay included, is proportional to the rate.
-            updates = jax.tree.map(lambda update: rate * update, updates)
-            return (optax.apply_updates(parameters, updates), other, optimizer_state), value
-
-        carry, losses = jax.lax.scan(step, (parameters, other, optimizer_state), (order, strand))
-        return *carry, jnp.mean(losses)
-
-    return epoch, optimizer
+    return epochs.make_epoch(loss, optimizer), optimizer
 
 
 @functools.lru_cache(maxsize=4)
@@ -245,3 +233,33 @@ def _compiled_prediction(graph: Any, strands: int, full: bool) -> Any:
         return jax.lax.scan(one, None, rows)[1]
 
     return logits
+
+
+BINS = 10
+
+
+def judge(logits: Float[np.ndarray, "N classes"], labels: Int[np.ndarray, "N"]) -> dict[str, Any]:
+    """All of a part's metrics, as JSON values.
+
+    Args:
+        logits: of the model.
+        labels: the classes.
+
+    Returns:
+        "accuracy", "mcc", "log_loss"; "calibration": mean confidence and accuracy of each tenth of the sequences, by
+        rising confidence in the predicted class; and "calibration_error", the mean distance of the two.
+    """
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    predicted = probabilities.argmax(axis=1)
+    right = (predicted == labels).astype(int)
+    accuracy, confidence = calibration_curve(
+        right, probabilities.max(axis=1), n_bins=BINS, strategy="quantile"
+    )
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "mcc": float(matthews_corrcoef(labels, predicted)),
+        "log_loss": log_loss(logits, labels),
+        "calibration": [[float(c), float(a)] for c, a in zip(confidence, accuracy, strict=True)],
+        "calibration_error": float(np.abs(confidence - accuracy).mean()),
+    }

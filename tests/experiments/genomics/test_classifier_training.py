@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.genomics.training import Examples, FitConfig, fit, log_loss, predict
+from experiments.genomics.classifier_training import Examples, FitConfig, fit, log_loss, predict
 from tests.tolerances import OUTPUT_F64, assert_close
 from titans_jax.data import NucleotideTokenizer
 from titans_jax.models.classifier import masked_mean
@@ -76,7 +76,8 @@ def test_the_epoch_with_the_least_validation_loss_is_kept():
     assert [loss for _, loss in fitted.curve] == sorted(loss for _, loss in fitted.curve)
     assert fitted.curve[0][0] > fitted.curve[2][0]
     with pytest.raises(
-        FloatingPointError, match="training loss of epoch 1 is nan at learning rate"
+        FloatingPointError,
+        match="training loss of epoch 1 is nan: lower learning_rate, which is nan",
     ):
         fit(Counter(), config, train, wrong, learning_rate=float("nan"), seed=0)
     with pytest.raises(ValueError, match="batch_size must be a positive integer, got 0"):

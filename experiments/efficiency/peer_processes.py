@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.efficiency import worker
+from experiments.efficiency import peer_protocol as worker
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER_MODULES = ("torch", "titans_pytorch")
