@@ -336,7 +336,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses absl flags; `app.run(main, flags_parser=parse_flags)`.
+    """Parses absl flags: a parser for `absl.app`.
 
     A misspelt `--config.field` ends the program with the nearest field names instead of a traceback.
     """

@@ -152,11 +152,11 @@ def test_the_summary_counts_seeds_that_have_every_horizon(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"models": ("GPT",)}, "--models must be one of DLinear.*got 'GPT'"),
-        ({"horizons": (0,)}, r"--horizons must be integers from 1 on, got \(0,\)"),
-        ({"seeds": (-1,)}, "--seeds must be integers from 0 on"),
-        ({"epochs": -1}, "--epochs must be an integer"),
-        ({"dataset": ""}, "--dataset must be the name"),
+        ({"models": ("GPT",)}, r"models must be one of \('DLinear'.*got 'GPT'"),
+        ({"horizons": (0,)}, r"horizons must be a positive integer, got 0"),
+        ({"seeds": (-1,)}, "seeds must be an integer from 0 to"),
+        ({"epochs": -1}, "epochs must be an integer"),
+        ({"dataset": ""}, "dataset must be a string that is not empty"),
     ],
 )
 def test_refused_flags(fields, said):
