@@ -20,7 +20,7 @@ from flax import nnx
 
 from titans_jax import Titans
 from titans_jax.inference import Stream, reset_memory, start_stream
-from titans_jax.inference.stream import alignment, read_block
+from titans_jax.inference.stream import read_block
 
 #: Blocks of either stream in `time_ratio`.
 TURNS = 400
@@ -73,7 +73,7 @@ def stream_text(
       Per octave: position; microseconds per token; resident_mib of this process; nats per token. And the copies.
     """
     graphdef, params = nnx.split(model)
-    options: dict[str, Any] = {"aligned": alignment(model.config) > 1, "scored": True}
+    options: dict[str, Any] = {"aligned": model.config.alignment > 1, "scored": True}
 
     def read(stream: Stream, start: int) -> tuple[Stream, np.ndarray, float]:
         began = time.perf_counter()
@@ -132,7 +132,7 @@ def time_ratio(model: Titans, ids: np.ndarray, early: Stream, late: Stream, bloc
       block: tokens per call of the device.
     """
     graphdef, params = nnx.split(model)
-    options: dict[str, Any] = {"aligned": alignment(model.config) > 1, "scored": True}
+    options: dict[str, Any] = {"aligned": model.config.alignment > 1, "scored": True}
     streams = [early, late]
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(TURNS):

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from experiments.training.config import MeshConfig, TrainConfig
-from experiments.training.text import Share, alignment
+from experiments.training.text import Share
 from titans_jax.placement import BATCH_AXES, SEQUENCE_AXIS
 
 P = ParamSpec("P")
@@ -191,7 +191,7 @@ def check_layout(config: TrainConfig, mesh: Mesh) -> None:
             f"config.mesh.sequence={sequence}: full attention (config.model.window=0) cannot be shared out by tokens; "
             "give it a window, or use mesh.fsdp and mesh.tensor"
         )
-    unit, length = sequence * alignment(model), config.data.sequence_length
+    unit, length = sequence * model.alignment, config.data.sequence_length
     if length % unit:
         raise ValueError(
             f"config.data.sequence_length={length}: must be a multiple of {unit}, whole chunks (MAC: segments) for "

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import grain
 
 from experiments.training.config import TrainConfig
-from titans_jax.config import TitansConfig
 from titans_jax.data.characters import character_start
 from titans_jax.data.pipeline import TokenDocuments, make_mixture, make_pipeline
 from titans_jax.data.prepared import Prepared, PreparedTokens, is_prepared, open_prepared
@@ -84,14 +83,6 @@ def valid_batches(config: TrainConfig, text: Text, share: Share) -> grain.IterDa
     return _for_the_model(config, batches)
 
 
-def alignment(model: TitansConfig) -> int:
-    """Returns the tokens between places where a document may start: memory chunks, segments of MAC, batches of TTT.
-
-    Memory chunks for models without a memory too, so that every model reads the same sequences.
-    """
-    return math.lcm(model.memory.chunk, model.alignment)
-
-
 def _arguments(config: TrainConfig, share: Share) -> dict[str, Any]:
     if config.batch_size % share.count:
         raise ValueError(
@@ -105,7 +96,8 @@ def _arguments(config: TrainConfig, share: Share) -> dict[str, Any]:
         "process_index": share.index,
         "process_count": share.count,
         "packing": config.data.packing,
-        "alignment": alignment(config.model),
+        # Of the memory for models without one too, so that a model and its baseline read the same sequences.
+        "alignment": math.lcm(config.model.memory.chunk, config.model.alignment),
     }
 
 

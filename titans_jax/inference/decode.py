@@ -10,6 +10,7 @@ Draw number n of a sequence depends on its seed and n alone, not on the batch or
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,9 @@ from titans_jax.typing import Array, Flags
 
 #: In place of tokens after a sequence's end.
 NO_TOKEN = -1
+#: Tokens that come one by one are made by calls of about so many seconds, and of at most so many tokens: a call costs
+#: about a millisecond beside its tokens.
+BURST_SECONDS, LONGEST_BURST = 0.05, 64
 #: Compile time grows with every layer that is not in a loop.
 UNROLLED_LAYERS = 8
 
@@ -74,7 +78,8 @@ def generate(
     """
     num_tokens = positive_int("num_tokens", num_tokens)
     decoder = _Decoder(model, stream, sampling or Sampling(), seed, freeze_memory)
-    stream, tokens, _ = decoder(stream, 0, num_tokens, np.zeros(stream.length.shape, bool))
+    done = np.zeros(stream.length.shape, bool)
+    stream, tokens, _ = decoder(stream, 0, num_tokens, done, _buffer(num_tokens))
     return Generated(tokens, (tokens != NO_TOKEN).sum(axis=1), stream)
 
 
@@ -86,7 +91,7 @@ def generate_tokens(
     *,
     seed: int | Sequence[int] = 0,
     freeze_memory: bool = False,
-    burst: int = 1,
+    burst: int | None = None,
 ) -> Generator[Int[np.ndarray, "B"], None, Stream]:
     """`generate`, token by token: yields ``[B]`` ids as they come, and returns the stream.
 
@@ -97,20 +102,30 @@ def generate_tokens(
         sampling: None for `Sampling()`.
         seed: as in `generate`, and the tokens are the same.
         freeze_memory: read without learning.
-        burst: tokens per call of the device: more are faster and come later.
+        burst: tokens per call of the device: more are faster and come later. None: as many as the device makes in
+            `BURST_SECONDS`, at most `LONGEST_BURST`.
     """
     num_tokens = positive_int("num_tokens", num_tokens)
-    burst = positive_int("burst", burst)
+    size = positive_int("burst", 1 if burst is None else burst)
+    buffer = _buffer(min(num_tokens, LONGEST_BURST if burst is None else size))
     decoder = _Decoder(model, stream, sampling or Sampling(), seed, freeze_memory)
     done = np.zeros(stream.length.shape, bool)
-    for start in range(0, num_tokens, burst):
-        stream, tokens, done = decoder(stream, start, min(burst, num_tokens - start), done)
+    start = 0
+    while start < num_tokens and not done.all():
+        count, began = min(size, num_tokens - start), time.perf_counter()
+        stream, tokens, done = decoder(stream, start, count, done, buffer)
+        start += count
+        if burst is None:
+            rate = count / max(time.perf_counter() - began, 1e-9)
+            size = max(1, min(LONGEST_BURST, int(rate * BURST_SECONDS)))
         for column in tokens.T:
             if (column != NO_TOKEN).any():
                 yield column
-        if done.all():
-            break
     return stream
+
+
+def _buffer(count: int) -> int:
+    return 1 << (count - 1).bit_length()
 
 
 class _Decoder:
@@ -140,7 +155,7 @@ class _Decoder:
         self.options = {"filters": filters, "freeze_memory": freeze_memory}
 
     def __call__(
-        self, stream: Stream, start: int, count: int, done: np.ndarray
+        self, stream: Stream, start: int, count: int, done: np.ndarray, buffer: int
     ) -> tuple[Stream, np.ndarray, np.ndarray]:
         stream, tokens, done = _generate(
             self.graphdef,
@@ -151,7 +166,7 @@ class _Decoder:
             np.int32(start),
             np.int32(count),
             done,
-            buffer=1 << (count - 1).bit_length(),
+            buffer=buffer,
             **self.options,
         )
         return stream, np.asarray(tokens)[:, :count], np.asarray(done)

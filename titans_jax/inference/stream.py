@@ -190,10 +190,8 @@ def reset_memory(model: Titans, stream: Stream) -> Stream:
         ValueError: the model has no memory, or a sequence is not at such a place.
     """
     require_unused(stream)
-    require(
-        model.config.variant != "transformer", "variant", model.config.variant, "one with a memory"
-    )
-    unit, lengths = alignment(model.config), np.asarray(stream.length)
+    require(model.config.has_memory, "variant", model.config.variant, "one with a memory")
+    unit, lengths = model.config.alignment, np.asarray(stream.length)
     if (lengths % unit).any():
         raise ValueError(
             f"stream must be at a multiple of {unit} tokens to reset its memory, got {lengths.tolist()}"
@@ -202,16 +200,9 @@ def reset_memory(model: Titans, stream: Stream) -> Stream:
     return _reset_memory(graphdef, params, beside(params, stream))
 
 
-def alignment(config: TitansConfig) -> int:
-    """Tokens after which a stream is at a chunk's (MAC: a segment's) start again."""
-    if config.variant == "transformer":
-        return 1
-    return config.segment if config.variant == "mac" else config.memory.chunk
-
-
 def block_sizes(config: TitansConfig, block: int | None = None) -> list[int]:
     """Sizes of the blocks in which tokens are read, from the largest to 1."""
-    unit = alignment(config)
+    unit = config.alignment
     if block is None:
         block = -(-BLOCK // unit) * unit
     block = positive_int("block", block)
@@ -283,7 +274,7 @@ def read_block(
         tokens: one block of each sequence.
         active: sequences whose stream moves on; None: all.
         freeze_memory: read without learning.
-        aligned: every active sequence is at a multiple of `alignment`.
+        aligned: every active sequence is at a multiple of `TitansConfig.alignment`.
         scored: whether losses are wanted.
     """
     model = nnx.merge(graphdef, params)
@@ -323,7 +314,7 @@ class _Reader:
 
     def blocks(self) -> Iterator[tuple[np.ndarray, Any]]:
         """Per block which sequences it moved on, and the losses."""
-        unit = alignment(self.config)
+        unit = self.config.alignment
         # Up to its chunk's start first, in small blocks: from there on whole chunks are read, by a shorter way.
         left = -self.length % unit
         for size in (size for size in self.sizes if size < unit):
@@ -338,7 +329,7 @@ class _Reader:
         return np.array([source.holds(size) for source in self.sources])
 
     def _read(self, active: Bool[np.ndarray, "B"], size: int) -> tuple[np.ndarray, Any]:
-        unit = alignment(self.config)
+        unit = self.config.alignment
         tokens = np.zeros((len(self.sources), size), np.int32)
         for row in np.flatnonzero(active):
             tokens[row] = self.sources[row].take(size)

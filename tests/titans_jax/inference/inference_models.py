@@ -9,14 +9,15 @@ from tests.titans_jax.models.tiny_models import moved, tiny_config
 from titans_jax.inference import start_stream
 from titans_jax.models import Titans
 
-VARIANTS = ("mac", "mag", "mal", "lmm", "transformer", "windowed_transformer")
 #: Two chunks of 6 tokens; MAC's segment. Blocks are of 6 and 1 tokens: two compilations of each kind.
 BLOCK, MAX_LENGTH = 6, 40
 
 
 @functools.cache
 def model(name):
-    graph, parameters = nnx.split(Titans(tiny_config(name, dtype="float32"), rngs=nnx.Rngs(0)))
+    # TTT normalises what it reads, which makes float32's rounding as large as the tolerance.
+    dtype = "float64" if name == "ttt_linear" else "float32"
+    graph, parameters = nnx.split(Titans(tiny_config(name, dtype=dtype), rngs=nnx.Rngs(0)))
     return nnx.merge(graph, moved(parameters))
 
 

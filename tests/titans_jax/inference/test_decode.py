@@ -48,7 +48,7 @@ def test_seeds_reproduce_and_differ():
     np.testing.assert_array_equal(tokens([5, 0]).tokens[1], first[0])
 
 
-@pytest.mark.parametrize("burst", [1, 3])
+@pytest.mark.parametrize("burst", [1, 3, None])
 def test_the_iterator_gives_the_same_tokens_and_stream(burst):
     expected = generate(model("mag"), read("mag", random_ids(9)), 8, SAMPLING, seed=3)
     tokens = generate_tokens(

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 from tests.titans_jax.models.tiny_models import (
     BATCH,
+    KINDS,
     LENGTH,
-    VARIANTS,
     forward,
     random_tokens,
     tiny_config,
@@ -85,7 +85,7 @@ def rewrite(path, edit):
     write_tensors(path, tensors, metadata)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KINDS)
 def test_every_variant_comes_back_bit_for_bit(name, tmp_path):
     """Of what calling the model returns, too: its shapes are those that a new stream has."""
     model = model_of(name)

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from tests.titans_jax.inference.inference_models import (
     BLOCK,
     MAX_LENGTH,
-    VARIANTS,
     full_forward,
     model,
     new_stream,
 )
-from tests.titans_jax.models.tiny_models import VOCABULARY
+from tests.titans_jax.models.tiny_models import KINDS, VOCABULARY
 from tests.tolerances import OUTPUT_F32, assert_close
 from titans_jax.inference import (
     GREEDY,
@@ -24,7 +23,7 @@ from titans_jax.inference import (
     score,
     start_stream,
 )
-from titans_jax.inference.stream import alignment, block_sizes, read_block
+from titans_jax.inference.stream import block_sizes, read_block
 from titans_jax.memory.layer import NeuralMemoryState
 from titans_jax.presets import PRESETS, preset
 
@@ -33,7 +32,7 @@ def random_ids(length, seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, length, np.int32)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KINDS)
 @settings(max_examples=10)
 @given(
     lengths=st.lists(st.integers(1, 20), min_size=2, max_size=2),
@@ -134,10 +133,10 @@ def test_blocks_of_the_presets_are_whole_chunks(name):
     for variant in ("mac", "lmm"):
         config = preset(name, variant)
         largest, *smaller = block_sizes(config)
-        assert largest % alignment(config) == 0
+        assert largest % config.alignment == 0
         assert smaller[-1] == 1
         assert len(smaller) <= 4
-        assert (smaller[0] == alignment(config)) or largest == alignment(config)
+        assert (smaller[0] == config.alignment) or largest == config.alignment
 
 
 @pytest.mark.parametrize(
@@ -196,5 +195,6 @@ def test_a_reset_within_a_chunk_is_refused():
     stream = prefill(model("lmm"), random_ids(7), new_stream("lmm", 1), block=BLOCK)
     with pytest.raises(ValueError, match=r"multiple of 3 tokens to reset its memory, got \[7\]"):
         reset_memory(model("lmm"), stream)
-    with pytest.raises(ValueError, match="variant must be one with a memory, got 'transformer'"):
-        reset_memory(model("transformer"), stream)
+    for name in ("transformer", "mamba2"):
+        with pytest.raises(ValueError, match=f"variant must be one with a memory, got '{name}'"):
+            reset_memory(model(name), stream)

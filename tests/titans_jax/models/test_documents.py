@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.titans_jax.models.tiny_models import (
+    KINDS,
     SEGMENT,
-    VARIANTS,
     forward,
     random_tokens,
 )
@@ -42,7 +42,7 @@ def packed():
     return tokens, mask, reset
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KINDS)
 def test_packed_documents_equal_each_alone(name):
     tokens, mask, reset = map(jnp.asarray, packed())
     together, _ = forward(name, tokens, None, mask, reset)
@@ -55,7 +55,7 @@ def test_packed_documents_equal_each_alone(name):
             assert_close(together[row, start : start + length], alone[row, :length], OUTPUT_F64)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KINDS)
 def test_what_stands_in_the_padding_changes_nothing(name):
     tokens, mask, reset = packed()
     noise = np.asarray(random_tokens(13, SHAPE[1]))

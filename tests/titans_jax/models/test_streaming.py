@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.titans_jax.models.tiny_models import (
     BATCH,
+    KINDS,
     LENGTH,
     SEGMENT,
     VARIANTS,
@@ -35,15 +36,8 @@ def stream(name, tokens, pieces, state=None):
     return jnp.concatenate(outputs, axis=1), state
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_decoding_equals_training(name):
-    tokens = random_tokens()
-    whole, _ = forward(name, tokens)
-    decoded, _ = stream(name, tokens, ())
-    assert_close(decoded, whole, OUTPUT_F64)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KINDS)
+@example(pieces=[], seed=0)  # token by token
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=LENGTH), seed=st.integers(0, 100))
 def test_any_split_equals_the_whole(name, pieces, seed):
     tokens = random_tokens(seed)
@@ -52,7 +46,7 @@ def test_any_split_equals_the_whole(name, pieces, seed):
     assert_close(split, whole, OUTPUT_F64)
 
 
-@pytest.mark.parametrize("name", ["mac", "mag", "mal", "lmm", "windowed_transformer"])
+@pytest.mark.parametrize("name", ["mac", "mag", "lmm", "windowed_transformer"])
 def test_a_state_from_training_continues(name):
     """The state of a first call without a state, at every place in chunk and segment."""
     tokens = random_tokens(length=LENGTH + 7)
@@ -72,7 +66,7 @@ def seen(state):
     return state._replace(cache=state.cache._replace(keys=keys, values=values))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KINDS)
 def test_sequences_of_a_batch_may_be_at_different_places(name):
     """States are sliced and joined by batch: one sequence three tokens ahead of the other."""
     tokens = random_tokens(length=LENGTH)

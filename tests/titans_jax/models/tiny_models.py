@@ -12,6 +12,18 @@ from titans_jax.models import Titans
 TITANS = ("mac", "mag", "mal", "lmm", "transformer", "windowed_transformer")
 BASELINES = (*EXPANSIONS, *HYBRIDS)
 VARIANTS = (*TITANS, *BASELINES)
+#: One of each kind of state: segments, a window beside a memory, a memory alone, keys of all tokens, of a window, and
+#: recurrences with a decay, with a delta rule and with mini-batches. What all variants share is tested on these.
+KINDS = (
+    "mac",
+    "mag",
+    "lmm",
+    "transformer",
+    "windowed_transformer",
+    "mamba2",
+    "gated_deltanet",
+    "ttt_linear",
+)
 VOCABULARY = 11
 CHUNK, SEGMENT, WINDOW = 3, 6, 5
 BATCH, LENGTH = 2, 16  # neither a multiple of the chunk, of the segment, nor of the window
