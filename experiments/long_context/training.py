@@ -86,7 +86,8 @@ def train(config: TrainConfig, ids: np.ndarray) -> tuple[Any, list[float]]:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
         return jnp.mean(losses), state if carries else None
 
-    # Without devices.compiler_options: with it XLA's CPU backend returns NaN for MAL with a carried state.
+    # Without devices.compiler_options: with it the XLA of jax 0.10.2 returns NaN for MAL with a carried state; that of
+    # jax 0.12 does not.
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(params: Any, opt_state: Any, state: Any, batch: Any) -> tuple[Any, Any, Any, Any]:
         (value, state), grads = jax.value_and_grad(loss, has_aux=True)(params, state, batch)

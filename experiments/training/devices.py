@@ -47,7 +47,7 @@ def split_cpu(devices: int) -> None:
 def compiler_options() -> dict[str, str]:
     """What to tell XLA, by `jax.jit(..., compiler_options=...)`, when it compiles a memory for this platform.
 
-    Not for training: with it the XLA of jax 0.10.2 gives NaN for MAL, forward already.
+    Not for training: with it the XLA of jax 0.10.2 gives NaN for MAL, forward already (that of jax 0.12 does not).
     """
     if jax.default_backend() != "cpu":
         return {}

@@ -121,8 +121,8 @@ class TestRefusals:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", [*VARIANTS, "mamba2"])
 def test_eight_devices_train_as_one(variant):
-    """Every axis alone for one variant; for each variant the two meshes that have several."""
-    meshes = [name for name in MESHES if variant == "lmm" or "," in name]
+    """Every axis alone for the variant that compiles fastest; for each the two meshes that have several."""
+    meshes = [name for name in MESHES if variant == "transformer" or "," in name]
     process = subprocess.run(
         [sys.executable, "-m", "tests.experiments.sharded_program", variant, *meshes],
         capture_output=True,
