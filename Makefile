@@ -27,7 +27,8 @@ pytest = JAX_PLATFORMS=cpu XLA_FLAGS="$(call quick_compile,$(1))" OMP_NUM_THREAD
 
 # The oldest JAX that is supported, and the tests that hold it to the newest one's results.
 OLDEST := jax==0.10.2 flax==0.12.8
-OLDEST_TESTS ?= tests/pallas_kernels tests/titans_jax/memory tests/titans_jax/models tests/experiments/test_resume.py
+OLDEST_TESTS ?= tests/pallas_kernels tests/titans_jax/memory tests/titans_jax/models/test_causality.py \
+                tests/titans_jax/models/test_gradients.py tests/experiments/test_resume.py
 
 .PHONY: help test test-fast test-oldest lint format train notebooks docs parity clean
 
@@ -72,7 +73,7 @@ test-fast: .venv/.installed
 	$(call pytest,.venv) -m "not slow" $(ARGS)
 
 test-oldest: .venv-oldest/.installed
-	$(call pytest,.venv-oldest) $(or $(ARGS),$(OLDEST_TESTS))
+	$(call pytest,.venv-oldest) -m "not slow" $(or $(ARGS),$(OLDEST_TESTS))
 
 lint: .venv/.installed
 	.venv/bin/ruff check .

@@ -41,7 +41,7 @@ def test_train_continue_sample(tmp_path):
     text, workdir = write_text(tmp_path), tmp_path / "run"
     small = {
         "steps": 2, "data.path": text, "data.sequence_length": 16, "batch_size": 2, "sample.length": 5,
-        "model.dim": 32, "model.num_layers": 1, "model.segment": 8, "model.memory.chunk": 8,
+        "model.dim": 32, "model.num_layers": 1, "model.variant": "lmm", "model.memory.chunk": 8,
         "model.memory.num_heads": 2, "model.num_heads": 2, "model.feed_forward": 32,
     }  # fmt: skip
     flags = ["--config=experiments/configs/tiny.py", f"--workdir={workdir}"]
@@ -54,7 +54,7 @@ def test_train_continue_sample(tmp_path):
     assert all(0 < float(score) < 9 for score in scores.groups())
     for name in ("config.json", "versions.json", "report.json", "sample.txt", "loss.png"):
         assert (workdir / name).stat().st_size > 0
-    for model in ("mac", "transformer"):
+    for model in ("lmm", "transformer"):
         records = [
             json.loads(r) for r in (workdir / model / "metrics.jsonl").read_text().splitlines()
         ]
@@ -84,7 +84,7 @@ def test_train_continue_sample(tmp_path):
     diverges = [f"--workdir={tmp_path / 'diverges'}", "--config.optimizer.learning_rate=1e30"]
     bad = command("experiments.train", *flags, *diverges, "--config.steps=9", **kept)
     assert bad.returncode == 1
-    assert re.search(r"^error: mac step \d: loss .*not finite .*memory .*bad_batch_", bad.stderr)
+    assert re.search(r"^error: lmm step \d: loss .*not finite .*memory .*bad_batch_", bad.stderr)
     assert "Traceback" not in bad.stderr
 
     sample = command(

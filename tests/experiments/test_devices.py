@@ -95,7 +95,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_a_small_model_generates_the_same_in_a_single_kernel():
-    variants = ["lmm", "mac", "mag"]  # no cache, a segment's, a ring
+    variants = ["lmm", "mag"]  # without a cache, and with a ring
 
     # Users' flags: the tests' own compile otherwise.
     single, many = (run(GENERATE, how, *variants, XLA_FLAGS="") for how in ("single", "many"))

@@ -9,11 +9,11 @@ import pytest
 from tests.experiments.killable_program import assert_same_checkpoint, finished, start
 from tests.experiments.tiny_run import tiny_config
 
-KILLS = 20
+KILLS = 10
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path):
+def test_ten_kills_change_nothing(tmp_path):
     config = tiny_config(
         tmp_path, steps=40, checkpoint_every=1, eval_every=0, model__variant="transformer"
     )
@@ -46,6 +46,6 @@ def test_twenty_kills_change_nothing(tmp_path):
         assert finished(broken) >= before
     assert process.exitcode == 0
     assert continued >= KILLS // 2  # the kills came late enough
-    assert unfinished >= 3  # and some while a checkpoint was written
+    assert unfinished >= 1  # and some while a checkpoint was written
 
     assert_same_checkpoint(straight, broken, 40)

@@ -67,7 +67,7 @@ def without_clock(record):
     return {name: value for name, value in record.items() if name not in MetricsLog.CLOCKED}
 
 
-@pytest.mark.parametrize(("variant", "accumulation"), [("transformer", 1), ("mac", 2)])
+@pytest.mark.parametrize(("variant", "accumulation"), [("transformer", 1), ("lmm", 2)])
 def test_stopped_and_continued_equals_uninterrupted(variant, accumulation, tmp_path, monkeypatch):
     config = tiny_config(tmp_path, accumulation=accumulation, model__variant=variant)
     straight, broken = tmp_path / "straight", tmp_path / "broken"

@@ -15,6 +15,7 @@ def test_all_three_studies_are_run_and_reported(tmp_path):
         "tasks=('single_1',)", "bare_steps=1", "bare_lengths=(256,)", "train_lengths=(512,)", "batch_tokens=512",
         "selection_length=640", "test_lengths=(512,)", "test_samples=2", "study.steps=2", "study.seeds=(0,)",
         "study.learning_rates=(1e-3,)", "model.dim=8", "model.num_layers=1", "model.feed_forward=16",
+        "model.variant=transformer", "model.window=128",
     )  # fmt: skip
     streams = (
         "length=32", "batch_size=1", "steps=2", "tokens=1024", "held_out=0.3", "seeds=(0,)", "model.dim=8",

@@ -42,6 +42,7 @@ def test_both_studies_and_the_speed_are_reported(tmp_path):
     flags = [
         f"--data_dir={data}", f"--workdir={work}", "--config.depths=(1,)", "--config.same_size_as=1",
         "--config.lengths=(32,)", "--config.tokens_per_step=64", "--config.repeats=1", *SMALL,
+        "--config.model.variant=lmm",
         "--config.text.length=32", "--config.text.batch_size=2", "--config.study.seeds=(0,)",
     ]  # fmt: skip
     result = command("experiments.memory_depth.run", *flags)

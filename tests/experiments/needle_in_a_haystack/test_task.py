@@ -136,7 +136,7 @@ def test_the_command_at_toy_size(data, tmp_path):
     arguments = [
         f"--workdir={tmp_path}",
         f"--data_dir={data}",
-        "--config.models=('mac',)",
+        "--config.models=('lmm',)",
         "--config.tasks=('single_1',)",
         "--config.model.dim=8",
         "--config.model.num_layers=1",
@@ -157,10 +157,10 @@ def test_the_command_at_toy_size(data, tmp_path):
     result = command("experiments.needle_in_a_haystack.run", *arguments)
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    (judged,) = results["study"]["models"]["mac"]["results"]
+    (judged,) = results["study"]["models"]["lmm"]["results"]
     assert judged["accuracy"] == {"single_1": {"512": 0.0}}
     page = (tmp_path / "results.md").read_text()
-    assert "| MAC | 0.0 |" in page
+    assert "| LMM | 0.0 |" in page
     assert (
         "Trained at 512 tokens (bytes), in turn with bare prompts (the key and its value, and the key again) of 256 "
         "tokens, which are alone for 1 steps" in page

@@ -92,32 +92,36 @@ def test_gradients_token_by_token_equal_differences_in_numpy(case):
 BY_CHUNK = ("chunked", "fused")
 PARALLEL = (*BY_CHUNK, "associative_scan")
 
-# Not every combination, but every value of every option, and the pairs that share code.
+# Not every combination, but every value of every option in every execution's own code: "chunked" and "fused" share the
+# step of a tile (test_fused.py holds the kernel to the scan), and all share the gates.
+BOTH = ("chunked", "associative_scan")
 COVERING = (
-    (Case(depth=1, chunk=1), PARALLEL),
+    (Case(depth=1, chunk=1), BOTH),
     (Case(depth=1, chunk=1, tile=5, masked=True, carried=True, read="before"), ("chunked",)),
     (Case(depth=1, chunk=1, tile=5, bound="gradient", momentum=False), ("chunked",)),
     (Case(depth=1, chunk=1, tile=4, forget=False), ("chunked",)),
     (Case(depth=1, chunk=1, tile=4, resets=True), ("chunked",)),
-    (Case(depth=2, chunk=4), PARALLEL),
     (Case(depth=2, chunk=4, tile=2, masked=True, resets=True, carried=True), PARALLEL),
-    (Case(depth=2, chunk=5, tile=2, bound="gradient", masked=True, read="before"), PARALLEL),
-    (Case(depth=3, chunk=12, tile=5, bound="gradient"), PARALLEL),
-    (Case(depth=4, chunk=5, bound="gradient", resets=True), BY_CHUNK),
-    (Case("residual", 1, chunk=4, tile=3, bound="gradient", resets=True, carried=True), PARALLEL),
-    (Case("residual", 2, chunk=5, carried=True, read="before"), BY_CHUNK),
-    (Case("residual", 3, chunk=16, tile=4, bound="gradient", masked=True, carried=True), BY_CHUNK),
+    (Case(depth=2, chunk=5, tile=2, bound="gradient", masked=True, read="before"), BOTH),
+    (Case(depth=3, chunk=12, tile=5, bound="gradient"), BOTH),
+    (Case(depth=4, chunk=5, bound="gradient", resets=True), ("fused",)),
+    (Case("residual", 1, chunk=4, tile=3, bound="gradient", resets=True, carried=True), BOTH),
+    (Case("residual", 2, chunk=5, carried=True, read="before"), ("fused",)),
+    (
+        Case("residual", 3, chunk=16, tile=4, bound="gradient", masked=True, carried=True),
+        ("chunked",),
+    ),
     (Case("residual", 4, chunk=1), ("associative_scan",)),
-    (Case(depth=2, chunk=5, tile=2, momentum=False, masked=True, carried=True), PARALLEL),
-    (Case(depth=2, chunk=4, tile=3, forget=False, masked=True, read="before"), PARALLEL),
-    (Case("residual", 2, chunk=4, momentum=False, forget=False), BY_CHUNK),
-    (Case(depth=2, chunk=4, tile=3, based=True, masked=True, resets=True, carried=True), PARALLEL),
-    (Case("residual", 2, chunk=5, bound="features", lower_step=0.3, carried=True), PARALLEL),
+    (Case(depth=2, chunk=5, tile=2, momentum=False, masked=True, carried=True), BOTH),
+    (Case(depth=2, chunk=4, tile=3, forget=False, masked=True, read="before"), BOTH),
+    (Case("residual", 2, chunk=4, momentum=False, forget=False), ("fused",)),
+    (Case(depth=2, chunk=4, tile=3, based=True, masked=True, resets=True, carried=True), BOTH),
+    (Case("residual", 2, chunk=5, bound="features", lower_step=0.3, carried=True), BOTH),
     (
         Case(depth=1, chunk=5, anchor="token", tile=3, masked=True, resets=True, carried=True),
-        BY_CHUNK,
+        ("chunked",),
     ),
-    (Case(depth=2, chunk=12, anchor="token", tile=5, bound="features", based=True), BY_CHUNK),
+    (Case(depth=2, chunk=12, anchor="token", tile=5, bound="features", based=True), ("fused",)),
     (
         Case(
             chunk=5,
@@ -132,9 +136,9 @@ COVERING = (
     ),
     (
         Case(depth=3, chunk=4, anchor="token", lower_step=0.3, momentum=False, carried=True),
-        BY_CHUNK,
+        ("chunked",),
     ),
-    (Case(depth=4, chunk=12, anchor="token", tile=4, bound="gradient", forget=False), BY_CHUNK),
+    (Case(depth=4, chunk=12, anchor="token", tile=4, bound="gradient", forget=False), ("chunked",)),
     (
         Case(
             "residual",
@@ -146,18 +150,17 @@ COVERING = (
             masked=True,
             carried=True,
         ),
-        BY_CHUNK,
+        ("chunked",),
     ),
     (
         Case("residual", 2, chunk=5, anchor="token", bound="gradient", based=True, resets=True),
-        BY_CHUNK,
+        ("fused",),
     ),
     (
         Case("gated", chunk=5, tile=2, bound="gradient", masked=True, resets=True, carried=True),
         ("associative_scan",),
     ),
-    (Case("gated", chunk=4, momentum=False, read="before"), ("associative_scan",)),
-    (Case("gated", chunk=4, forget=False, masked=True), ("associative_scan",)),
+    (Case("gated", chunk=4, momentum=False, forget=False, read="before"), ("associative_scan",)),
     (Case("gated", chunk=4, tile=2, based=True, masked=True, carried=True), ("associative_scan",)),
 )
 

@@ -25,8 +25,8 @@ KINDS = {
     "depth 2": PLAIN,
     "residual of depth 3, two tiles": {"network": MLPNetwork("residual", 3, 1), "tiles": 2},
     "mask, resets, unfinished chunk": PLAIN | {"flags": True},
-    "no momentum, read before": PLAIN | {"momentum": False, "read": "before"},
-    "no forgetting": PLAIN | {"forget": False},
+    "no momentum, no forgetting, read before": PLAIN
+    | {"momentum": False, "forget": False, "read": "before"},
     "last layer exact, mask, resets": PLAIN
     | {"flags": True, "rule": {"anchor": "token", "bound": "features", "lower_step": 0.3}},
 }

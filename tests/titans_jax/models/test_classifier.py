@@ -30,7 +30,7 @@ def compiled(name):
     return functools.partial(call, parameters)
 
 
-@pytest.mark.parametrize("name", ["mac", "mag", "mal", "lmm", "transformer"])
+@pytest.mark.parametrize("name", ["mac", "lmm", "transformer"])
 def test_padding_changes_nothing(name):
     tokens = random_tokens(length=10)
     alone = compiled(name)(tokens, None)

@@ -1,4 +1,4 @@
-"""A whole training step of every variant compiles for a TPU that is not here, its memories in kernels."""
+"""A whole training step, with attention and without, compiles for a TPU that is not here, its memories in kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def training_step(variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm"])
+@pytest.mark.parametrize("variant", ["mac", "lmm"])
 def test_training_step_on_v5e(variant):
     step, arguments = training_step(variant)
     # Unwrapped: the jitted step has options for the compiler of this machine.
