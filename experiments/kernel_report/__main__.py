@@ -2,6 +2,7 @@
 
     python -m experiments.kernel_report --topology=v5e:2x2                    a table of memory shapes, tens of minutes
     python -m experiments.kernel_report --topology=v5e:2x2 --preset=400m      one preset's shape, under a minute
+    python -m experiments.kernel_report --topology=v5e:2x2 --preset=400m --anchor=token    with the last layer exact
     python -m experiments.kernel_report --topology=v5e:2x2,v6e:2x2 --output=experiments/results/kernels
     python -m experiments.kernel_report --topology=v5e:2x2 --preset=400m --checkpoint_curve
 
@@ -16,7 +17,7 @@ import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 from absl import flags
@@ -28,6 +29,7 @@ from experiments.kernel_report.plot import roofline
 from experiments.kernel_report.rows import submit
 from experiments.kernel_report.shapes import PRESETS, MemoryShape, preset_shape, table_shapes
 from pallas_kernels.chips import CHIPS, chip_of
+from titans_jax.memory.rule import Anchor
 
 #: The shape of the curve where no preset is named: that of all presets of the paper's sizes.
 CURVE_PRESET = "400m"
@@ -37,6 +39,7 @@ def define_flags() -> None:
     """The program's flags."""
     flags.DEFINE_list("topology", ["v5e:2x2"], f"topologies CHIP:SHAPE, chips {', '.join(CHIPS)}")
     flags.DEFINE_enum("preset", None, PRESETS, "report the memory of one preset only")
+    flags.DEFINE_enum("anchor", "chunk", get_args(Anchor), "of the last layer of that preset")
     flags.DEFINE_bool("json", False, "print a JSON list of the rows and nothing else")
     flags.DEFINE_string("output", None, "folder for report.md, report.json and roofline.png")
     flags.DEFINE_bool(
@@ -54,7 +57,11 @@ def main() -> None:
         if flags.FLAGS.checkpoint_curve:
             _report_curve(pool, topologies)
         else:
-            shapes = [preset_shape(flags.FLAGS.preset)] if flags.FLAGS.preset else table_shapes()
+            shapes = (
+                [preset_shape(flags.FLAGS.preset, flags.FLAGS.anchor)]
+                if flags.FLAGS.preset
+                else table_shapes()
+            )
             _report_rows(pool, shapes, topologies)
 
 

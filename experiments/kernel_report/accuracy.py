@@ -67,7 +67,7 @@ def errors(shape: MemoryShape, timeout: float) -> dict[str, Errors]:
     return {direction: Errors(**found) for direction, found in result.items()}
 
 
-def measure_errors(**fields: int) -> dict[str, dict[str, float]]:
+def measure_errors(**fields: Any) -> dict[str, dict[str, float]]:
     """What `errors` runs in the child, in which x64 is enabled."""
     shape = MemoryShape(**fields)
     generator = np.random.default_rng(0)
@@ -136,7 +136,8 @@ def _error(actual: Any, oracle: Any) -> float:
 
 def _inputs(shape: MemoryShape, generator: np.random.Generator) -> Inputs:
     """A trained layer's kind of inputs, float64: unit queries and keys, gates of sigmoids, tokens exact in bfloat16."""
-    tokens = (1, CHUNKS, shape.chunk, shape.d_head)
+    tiles = CHUNKS * shape.chunk // shape.tile
+    tokens = (1, tiles, shape.tile, shape.d_head)
 
     def bfloat16(x: np.ndarray) -> jax.Array:
         return jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float64)
@@ -150,7 +151,7 @@ def _inputs(shape: MemoryShape, generator: np.random.Generator) -> Inputs:
     gates = gates_from_logits(
         jnp.asarray(logits), step_size=STEP_SCALE / shape.chunk, momentum=True, forget=True
     )
-    gates = jax.tree.map(lambda x: x.reshape(1, CHUNKS, shape.chunk), gates)
+    gates = jax.tree.map(lambda x: x.reshape(1, tiles, shape.tile), gates)
     weights, momentum = (
         tuple(
             jnp.asarray(scale * generator.normal(size=w.shape) / w.shape[-2] ** 0.5)

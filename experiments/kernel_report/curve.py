@@ -8,7 +8,7 @@ from experiments.kernel_report import programs
 from experiments.kernel_report.blocks import padded_bytes
 from experiments.kernel_report.children import ChildError
 from experiments.kernel_report.compile import measure
-from experiments.kernel_report.rows import per_chunk, pick
+from experiments.kernel_report.rows import per_tile, pick
 from experiments.kernel_report.shapes import MemoryShape
 from pallas_kernels.chips import chip_of
 
@@ -50,7 +50,7 @@ def checkpoint_curve(
             "topology": topology,
             **dataclasses.asdict(shape),
             "checkpoint_every": every,
-            "saved_bytes_per_token": saved / (every * shape.chunk),
+            "saved_bytes_per_token": saved / (every * shape.tile),
             "error": None,
         }
         points.append(point)
@@ -62,7 +62,7 @@ def checkpoint_curve(
         moved = 0.0
         for direction in ("forward", "backward"):
             schedule, traffic = pick(compiled, direction)
-            steps = per_chunk(shape, traffic)
+            steps = per_tile(shape, traffic)
             point[f"{direction}_bundles"] = schedule.bundles / steps
             point[f"{direction}_cycles"] = schedule.cycles / steps
             moved += (traffic.read + traffic.written) / (traffic.grid_steps * steps)

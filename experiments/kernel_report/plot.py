@@ -80,5 +80,5 @@ def _roof(panel: Any, chip: Chip) -> None:
 
 def _point(row: dict[str, Any], chip: Chip) -> tuple[float, float]:
     """Flops per byte and TFLOP/s of a row."""
-    per_chunk = row["hbm_bytes_per_token"] * row["chunk"]
-    return row["flops"] / per_chunk, row["flops"] / row["bundles"] * chip.clock / 1e12
+    per_tile = row["hbm_bytes_per_token"] * row["tile"]
+    return row["flops"] / per_tile, row["flops"] / row["bundles"] * chip.clock / 1e12

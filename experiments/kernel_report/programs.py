@@ -17,7 +17,7 @@ from titans_jax.typing import Array
 
 
 class Inputs(NamedTuple):
-    """Tokens of G groups in N chunks, and their memories before the first: arrays, or their shapes.
+    """Tokens of G groups in N tiles, and their memories before the first: arrays, or their shapes.
 
     Attributes:
         q, k, v: ``[G, N, C, K]``.
@@ -33,6 +33,8 @@ class Inputs(NamedTuple):
     momentum: Any
 
 
+#: Factor on the steps below the exact last layer.
+LOWER_STEP = 0.1
 #: The dtype in which the memory saves its carries for backward, its tokens being bfloat16.
 SAVED_DTYPE = saved_dtype(jnp.dtype(jnp.bfloat16))
 
@@ -45,8 +47,11 @@ class Scan(NamedTuple):
 
 
 def rule_of(shape: MemoryShape) -> Rule:
-    """The memory's rule, as in the presets."""
-    return Rule(MLPNetwork("mlp", shape.depth, shape.expansion), bound="gradient")
+    """The memory's rule: that of the presets, or with the last layer exact."""
+    network = MLPNetwork("mlp", shape.depth, shape.expansion)
+    if shape.anchor == "chunk":
+        return Rule(network, bound="gradient")
+    return Rule(network, anchor=shape.anchor, bound="features", lower_step=LOWER_STEP)
 
 
 def abstract_inputs(shape: MemoryShape, groups: int = GROUPS) -> Inputs:
@@ -56,8 +61,8 @@ def abstract_inputs(shape: MemoryShape, groups: int = GROUPS) -> Inputs:
     def array(*dims: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((groups, *dims), dtype)
 
-    tokens = array(shape.chunks, shape.chunk, shape.d_head, dtype=jnp.bfloat16)
-    gate = array(shape.chunks, shape.chunk)
+    tokens = array(shape.tiles, shape.tile, shape.d_head, dtype=jnp.bfloat16)
+    gate = array(shape.tiles, shape.tile)
     weights = tuple(array(*layer) for layer in network.shapes(shape.d_head))
     gates: Any = (gate, gate, gate)
     return Inputs(tokens, tokens, tokens, Gates(*gates), weights, weights)
@@ -89,12 +94,21 @@ def kernel_scan(shape: MemoryShape) -> Scan:
 def _arguments(shape: MemoryShape, inputs: Inputs) -> tuple[Any, Any, Tile]:
     sums = summed(jax.tree.map(lambda g: g[..., None], inputs.gates))  # [G, N, C, 1]
     rows = jax.tree.map(lambda g: g[:, :, None, :, 0], sums)  # [G, N, 1, C]
-    state = (Carry(inputs.weights, inputs.momentum), None)
-    return (rule_of(shape), None), state, Tile(inputs.q, inputs.k, inputs.v, rows)
+    # Where a chunk has several tiles, its anchor is carried and moves after the last of them.
+    several, settles = shape.tile < shape.chunk, None
+    if several:
+        groups, tiles = inputs.q.shape[:2]
+        last = (jnp.arange(1, tiles + 1) * shape.tile) % shape.chunk == 0
+        settles = jnp.broadcast_to(
+            last[:, None, None].astype(rows.theta.dtype), (groups, tiles, 1, 1)
+        )
+    state = (Carry(inputs.weights, inputs.momentum), inputs.weights if several else None)
+    tokens = Tile(inputs.q, inputs.k, inputs.v, rows, settles=settles)
+    return (rule_of(shape), None), state, tokens
 
 
 def forward(
-    implementation: Implementation, **fields: int
+    implementation: Implementation, **fields: Any
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The scan alone.
 
@@ -112,7 +126,7 @@ def forward(
 
 
 def forward_and_backward(
-    implementation: Implementation, checkpoint_every: int | None = None, **fields: int
+    implementation: Implementation, checkpoint_every: int | None = None, **fields: Any
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The scan and its vector-Jacobian product.
 

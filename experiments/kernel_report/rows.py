@@ -1,6 +1,6 @@
 """Rows of the report: one memory shape on one chip, forward or backward. All figures are static estimates.
 
-Per chunk of one head (a grid step's figures over its chunks and groups):
+Per tile of one head, which is a chunk or a part of it (a grid step's figures over its tiles and groups):
 
     bundles            VLIW bundles of the kernel's final schedule, one pass of its grid loop (schedule.py)
     cycles             the same with the cycles in which the schedule only waits for results
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 _PER_STEP = ("bundles", "cycles", "matrix_cycles", "spill_stores", "spill_loads")
 #: Figures that a row has whether or not its kernel compiled; None where there is none.
 KEYS = (
-    *("topology", "d_head", "depth", "expansion", "chunk", "direction"),
+    *("topology", "d_head", "depth", "expansion", "chunk", "anchor", "tile", "direction"),
     *(
         "bundles",
         "bound_cycles",
@@ -61,7 +61,7 @@ KEYS = (
         "matrix_slots_used",
         "slots_used",
     ),
-    *("spill_stores", "spill_loads", "vmem_bytes", "chunks_per_grid_step"),
+    *("spill_stores", "spill_loads", "vmem_bytes", "tiles_per_grid_step"),
     *("hbm_bytes_per_token", "compulsory_bytes_per_token"),
     *("xla_cycles", "xla_cycles_ratio_both", "flops", "kernel_error", "xla_error", "errors"),
 )
@@ -127,9 +127,9 @@ def _rows(
     compiled = result("kernel", kernel)
     by_xla = [result("XLA", future) for future in xla]
     found = result("accuracy", accuracy)
-    chunks = GROUPS * shape.chunks
-    # XLA's estimate is a device's time for all chunks, bundles are one core's for each of its own.
-    core_time = chip.device_cores / chunks
+    tiles = GROUPS * shape.tiles
+    # XLA's estimate is a device's time for all tiles, bundles are one core's for each of its own.
+    core_time = chip.device_cores / tiles
     xla_cycles: list[float] = []
     if None not in by_xla:
         forward, both = (program.xla_cycles * core_time for program in by_xla)
@@ -137,10 +137,11 @@ def _rows(
     rows = []
     for i, direction in enumerate(DIRECTIONS):
         row: Row = dict.fromkeys(KEYS)
-        row |= {"topology": topology, **dataclasses.asdict(shape), "direction": direction}
+        row |= {"topology": topology, **dataclasses.asdict(shape), "tile": shape.tile}
+        row["direction"] = direction
         row |= bound(shape, chip, direction)
         row["compulsory_bytes_per_token"] = compulsory_bytes(shape, direction) / (
-            chunks * shape.chunk
+            tiles * shape.tile
         )
         if xla_cycles:
             row["xla_cycles"] = xla_cycles[i]
@@ -178,9 +179,9 @@ def pick(compiled: Compiled, direction: str) -> tuple[Schedule, Traffic]:
     return schedules[0], traffics[0]
 
 
-def per_chunk(shape: MemoryShape, traffic: Traffic) -> float:
-    """Chunks of single heads that one grid step of a kernel computes: divide its figures by them."""
-    return GROUPS * shape.chunks / traffic.grid_steps
+def per_tile(shape: MemoryShape, traffic: Traffic) -> float:
+    """Tiles of single heads that one grid step of a kernel computes: divide its figures by them."""
+    return GROUPS * shape.tiles / traffic.grid_steps
 
 
 def bound(shape: MemoryShape, chip: Chip, direction: str) -> Row:
@@ -202,15 +203,15 @@ def _without_axes(tree: Any, axes: int) -> Any:
 def _counted(
     shape: MemoryShape, chip: Chip, compiled: Compiled, schedule: Schedule, traffic: Traffic
 ) -> Row:
-    per_step = per_chunk(shape, traffic)
+    per_step = per_tile(shape, traffic)
     row: Row = {name: getattr(schedule, name) / per_step for name in _PER_STEP}
-    hbm_bytes = (traffic.read + traffic.written) / (GROUPS * shape.chunks)
+    hbm_bytes = (traffic.read + traffic.written) / (GROUPS * shape.tiles)
     return row | {
         "matrix_slots_used": schedule.matrix_slots_used,
         "slots_used": schedule.slots_used,
         "vmem_bytes": compiled.vmem[schedule.kernel],
-        "chunks_per_grid_step": per_step,
-        "hbm_bytes_per_token": hbm_bytes / shape.chunk,
+        "tiles_per_grid_step": per_step,
+        "hbm_bytes_per_token": hbm_bytes / shape.tile,
         "hbm_time_ratio": hbm_bytes / chip.hbm_per_cycle / row["bundles"],
     }
 

@@ -4,6 +4,8 @@ import dataclasses
 from typing import get_args
 
 from titans_jax.config import Variant
+from titans_jax.memory.executions.tiled import LARGEST_FUSED_SOLVED_TILE, LARGEST_FUSED_TILE
+from titans_jax.memory.rule import Anchor
 from titans_jax.presets import PRESETS, preset
 
 #: Tokens of a sequence in every measured program: the cost of loading and storing a carry is spread over them.
@@ -21,22 +23,31 @@ class MemoryShape:
         depth: layers of the memory network.
         expansion: hidden width over d_head; a memory of depth 1 has no hidden layer.
         chunk: tokens that share one gradient anchor.
+        anchor: of the last layer, see `titans_jax.memory.Rule`.
     """
 
     d_head: int
     depth: int
     expansion: int
     chunk: int
+    anchor: Anchor = "chunk"
 
     @property
-    def chunks(self) -> int:
-        """Chunks of a sequence."""
-        return LENGTH // self.chunk
+    def tile(self) -> int:
+        """Tokens of one step of the kernel: the whole chunk, as far as the memory's fused form takes it at once."""
+        most = LARGEST_FUSED_TILE if self.anchor == "chunk" else LARGEST_FUSED_SOLVED_TILE
+        return min(self.chunk, most)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a sequence."""
+        return LENGTH // self.tile
 
     def label(self) -> str:
         """Short, for tables and messages."""
         hidden = f", hidden {self.d_head * self.expansion}" if self.depth > 1 else ""
-        return f"d_head {self.d_head}{hidden}, depth {self.depth}, chunk {self.chunk}"
+        anchor = "" if self.anchor == "chunk" else f", anchor {self.anchor}"
+        return f"d_head {self.d_head}{hidden}, depth {self.depth}, chunk {self.chunk}{anchor}"
 
 
 def table_shapes() -> list[MemoryShape]:
@@ -50,8 +61,12 @@ def table_shapes() -> list[MemoryShape]:
     ]
 
 
-def preset_shape(name: str) -> MemoryShape:
+def preset_shape(name: str, anchor: Anchor = "chunk") -> MemoryShape:
     """The memory of a preset of titans_jax, which is the same in all its variants.
+
+    Args:
+        name: of the preset.
+        anchor: of the last layer, whatever the preset's is.
 
     Raises:
         ValueError: for an unknown preset.
@@ -62,7 +77,11 @@ def preset_shape(name: str) -> MemoryShape:
         memory = config.memory
         shapes.add(
             MemoryShape(
-                config.dim // memory.num_heads, memory.depth, memory.expansion, memory.chunk
+                config.dim // memory.num_heads,
+                memory.depth,
+                memory.expansion,
+                memory.chunk,
+                anchor,
             )
         )
     if len(shapes) != 1:

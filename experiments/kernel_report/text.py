@@ -10,7 +10,7 @@ from experiments.kernel_report.shapes import GROUPS, LENGTH
 
 Row = dict[str, Any]
 
-LABEL = "Static estimates by the compiler, not measurements. Bundles and cycles are per chunk of one head."
+LABEL = "Static estimates by the compiler, not measurements. Bundles and cycles are per tile of one head."
 
 
 def _number(value: float) -> str:
@@ -32,6 +32,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("depth", "depth", str),
     ("exp.", "expansion", str),
     ("chunk", "chunk", str),
+    ("anchor", "anchor", str),
     ("pass", "direction", str),
     ("bundles", "bundles", _number),
     ("bound", "bound_cycles", _number),
@@ -50,6 +51,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 )
 
 LEGEND = """\
+tile: a chunk of at most 256 tokens; with the anchor "token" of at most 128, and a bound that has its own system.
 bundles: of the final schedule, one pass of the kernel's grid loop. bound: cycles of the memory's matmuls if all
 matrix units of a core were always busy (backward: three times forward). of bound: bound / bundles. with waits:
 bundles and the cycles in which the schedule waits for a result. matrix slots: the compiler's count of those in use.
@@ -108,7 +110,7 @@ def _failures(rows: list[Row]) -> list[str]:
     for row in rows:
         if row["direction"] == "forward":
             shape = ", ".join(
-                f"{key} {row[key]}" for key in ("d_head", "depth", "expansion", "chunk")
+                f"{key} {row[key]}" for key in ("d_head", "depth", "expansion", "chunk", "anchor")
             )
             lines += [f"{row['topology']}, {shape}: {message[:2000]}" for message in row["errors"]]
     return lines
