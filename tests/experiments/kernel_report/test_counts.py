@@ -200,7 +200,7 @@ class TestRows:
 
 class TestRoofline:
     def test_writes_a_picture(self, tmp_path):
-        row = {"topology": "v5e:2x2", "d_head": 64, "chunk": 64, "direction": "forward"}
+        row = {"topology": "v5e:2x2", "d_head": 64, "tile": 64, "direction": "forward"}
         row |= {"bundles": 800.0, "flops": 10**7, "hbm_bytes_per_token": 2000.0}
         roofline([row, row | {"topology": "v6e:2x2"}, row | {"bundles": None}], tmp_path / "r.png")
         assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
