@@ -42,7 +42,7 @@ def roofline(rows: list[dict[str, Any]], path: Path) -> None:
                     *(x, y),
                     MARKERS[row["direction"]],
                     color=colours(heads.index(row["d_head"])),
-                    markersize={64: 4, 128: 6.5, 256: 9}.get(row["chunk"], 6),
+                    markersize={64: 4, 128: 6.5, 256: 9}.get(row["tile"], 6),
                     alpha=0.75,
                 )
         panel.set(xscale="log", yscale="log", xlabel="flops per HBM byte", title=topology)

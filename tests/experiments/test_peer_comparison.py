@@ -184,7 +184,9 @@ def test_peer_interpreter_must_have_torch(tmp_path):
 
 @pytest.mark.parametrize("rows", [(6,), (-1,), (0, 9), ()])
 def test_rows_must_exist(rows):
-    with pytest.raises(ValueError, match=r"rows must be (the index of a row, from 0 to 5|not empty)"):
+    with pytest.raises(
+        ValueError, match=r"rows must be (the index of a row, from 0 to 5|not empty)"
+    ):
         compare_peer.PeerConfig(rows=rows)
 
 
