@@ -104,11 +104,6 @@ def choose_execution(rule: Rule, execution: Execution, length: int) -> Execution
             f"execution {execution!r} needs a built-in network ('mlp' or 'residual'); "
             "a function runs by 'associative_scan' or 'sequential'"
         )
-    if execution == "associative_scan" and rule.anchor == "token":
-        raise ValueError(
-            "execution 'associative_scan' needs anchor='chunk': with anchor='token' a chunk's tiles depend on each "
-            "other; got anchor='token', which runs by 'chunked', 'fused' or 'sequential'"
-        )
     return execution
 
 

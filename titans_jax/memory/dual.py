@@ -130,7 +130,7 @@ def tile_update(
             before = decays(tile.gates, tile.moves, "before", turn)
 
         def current(h):
-            return _before_each_token(rule, carry, h, before, tile.k.dtype)
+            return before_each_token(rule, carry, h, before, tile.k.dtype)
 
     inputs, errors = gradient_factors(rule, anchor, tile.k, tile.v, current)
     y = read_tile(rule, carry, tile.q, inputs, errors, reads)
@@ -144,8 +144,18 @@ def _without_base(rule: Rule, weights: FastWeights) -> FastWeights:
     return weights if rule.base is None else jax.tree.map(jnp.subtract, weights, rule.base)
 
 
-def _before_each_token(rule, carry, h, before: Decays, operand):
-    """The last layer's products with M just before each token, less the tile's writes, and how it finds those."""
+def before_each_token(
+    rule: Rule, carry: Carry, h: Float[Array, "R F"], before: Decays, operand: jnp.dtype
+) -> tuple[Float[Array, "R O"], Float[Array, "R R"]]:
+    """The last layer's products with M just before each token, less the tile's writes, and how it finds those.
+
+    Args:
+        rule: of one head.
+        carry: M - B and S before the tile.
+        h: features of the keys.
+        before: decays of reads before each token.
+        operand: dtype of the products' operands.
+    """
     z = scaled(before.keep, dot(h, carry.weights[-1], NN, operand))  # [R, O]
     if before.carry is not None:
         z = z + before.carry * dot(h, carry.momentum[-1], NN, operand)

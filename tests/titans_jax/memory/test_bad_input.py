@@ -112,10 +112,6 @@ def in_gates(field, change):
         ({"tile": 2.0}, says("tile", "positive integer or None", "2.0")),
         ({"rule": {"read": "during"}}, says("read", "'after', 'before'", "'during'")),
         ({"execution": "fast"}, says("execution", "chunked", "'fast'")),
-        (
-            {"execution": "associative_scan", "rule": {"anchor": "token"}},
-            says("associative_scan", "anchor='chunk'", "anchor='token'"),
-        ),
         ({"q": lambda x: x[0]}, says("q must be [B, T, H, K]", "(12, 2, 3)")),
         ({"q": lambda x: x[:, :0]}, says("q must be [B, T, H, K] with T >= 1", "(2, 0, 2, 3)")),
         ({"k": cut(1)}, says("k must", "(2, 12, 2, 3)", "(2, 11, 2, 3)")),
@@ -139,7 +135,7 @@ def in_gates(field, change):
         ({"state": in_state("position", cut(0))}, says("state.position", "[B] = (2,)", "(1,)")),
     ],
     ids=[
-        "chunk-0", "chunk-float", "tile-0", "tile-float", "read", "execution", "associative", "q-rank", "q-empty",
+        "chunk-0", "chunk-float", "tile-0", "tile-float", "read", "execution", "q-rank", "q-empty",
         "k", "v", "theta", "log_eta", "log_keep", "mask-shape", "mask-dtype", "reset-shape", "reset-dtype",
         "initial-missing", "initial-shape", "gain-unwanted", "base-shape", "weights-batch", "weights-width",
         "momentum-heads", "momentum-width", "anchor-width", "position",

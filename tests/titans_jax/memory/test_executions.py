@@ -132,13 +132,17 @@ COVERING = (
             carried=True,
             read="before",
         ),
-        BY_CHUNK,
+        PARALLEL,
     ),
     (
         Case(depth=3, chunk=4, anchor="token", lower_step=0.3, momentum=False, carried=True),
         ("chunked",),
     ),
-    (Case(depth=4, chunk=12, anchor="token", tile=4, bound="gradient", forget=False), ("chunked",)),
+    (Case(depth=4, chunk=12, anchor="token", tile=4, bound="gradient", forget=False), BOTH),
+    (
+        Case("residual", 2, chunk=4, anchor="token", tile=3, based=True, masked=True, carried=True),
+        ("associative_scan",),
+    ),
     (
         Case(
             "residual",

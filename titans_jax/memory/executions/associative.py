@@ -5,7 +5,8 @@ At a fixed anchor a token or a tile moves the pair (M, S) by an affine map,
     M' = keep M + carry S + dM          S' = eta S + dS,
 
 and such maps compose associatively. For the built-in networks the tiles of a chunk are summarised
-in parallel, joined by the scan, and each tile is read in the dual form. For any other network (a
+in parallel, joined by the scan, and each tile is read in the dual form. With ``anchor="token"`` the errors of a whole
+chunk solve one triangular system before that, since each depends on the chunk's earlier ones. For any other network (a
 pure function, gradients by ``jax.grad``) the scan runs over the tokens of a chunk and holds M_t for
 each of them: O(chunk x parameters) memory, meant for small networks.
 """
@@ -16,8 +17,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from titans_jax.memory.dual import Carry, Tile, read_tile, select, write_tile
-from titans_jax.memory.gates import decays
+from titans_jax.memory.dual import (
+    Carry,
+    Tile,
+    before_each_token,
+    read_tile,
+    select,
+    write_tile,
+)
+from titans_jax.memory.gates import Gates, decays
 from titans_jax.memory.rule import Rule, gradient_factors, surprise
 from titans_jax.typing import Array, PyTree
 
@@ -97,7 +105,7 @@ def associative_tiles(
     """`tiles.scan.scan_tiles` of `dual.tile_step`, parallel within each chunk; any pure function as the network.
 
     Args:
-        consts: the rule, with ``anchor="chunk"``, and M and S at a document's start, ``[H, ...]``.
+        consts: the rule, and M and S at a document's start, ``[H, ...]``.
         state: M and S before the first tile, and the anchor where it is not simply M, ``[B, H, ...]``.
         tokens: all tiles, leaves ``[N, B, R, H, ...]``; gates of a function as the network not summed.
         tiles: of a chunk.
@@ -132,7 +140,10 @@ def associative_tiles(
 
 def _dual_chunk(rule: Rule, anchor, carry, x: Tile):
     q, k, v = (tokens.astype(carry.weights[0].dtype) for tokens in (x.q, x.k, x.v))
-    inputs, errors = jax.vmap(lambda k, v: gradient_factors(rule, anchor, k, v))(k, v)
+    if rule.anchor == "token":
+        inputs, errors = _factors_of_chunk(rule, anchor, carry, x, k, v)
+    else:
+        inputs, errors = jax.vmap(lambda k, v: gradient_factors(rule, anchor, k, v))(k, v)
     rows = jax.tree.map(lambda a: a[:, None, :], (x.gates, x.moves))  # [tiles, 1, R]
     reads = jax.vmap(lambda row: decays(*row, rule.read, jnp.transpose))(rows)
     nothing = jax.tree.map(jnp.zeros_like, carry)
@@ -153,6 +164,28 @@ def _dual_chunk(rule: Rule, anchor, carry, x: Tile):
         _shifted(after, carry), q, inputs, errors, reads
     )
     return jax.tree.map(lambda leaf: leaf[-1], after), y
+
+
+def _factors_of_chunk(rule: Rule, anchor, carry, x: Tile, k, v):
+    """`gradient_factors` of a chunk's tiles, whose last layer's errors depend on each other, as if of one tile."""
+
+    def joined(a):
+        return None if a is None else a.reshape(1, -1)
+
+    def joined_sums(sums):  # of each tile, [tiles, R]
+        if sums is None:
+            return None
+        before = jnp.cumsum(sums[:-1, -1:], axis=0)
+        return joined(sums.at[1:].add(before))
+
+    log_keep, log_eta = joined_sums(x.gates.log_keep), joined_sums(x.gates.log_eta)
+    gates = Gates(log_keep, log_eta, joined(x.gates.theta))
+    before = decays(gates, joined(x.moves), "before", jnp.transpose)
+    flat = [tokens.reshape(-1, tokens.shape[-1]) for tokens in (k, v)]
+    factors = gradient_factors(
+        rule, anchor, *flat, lambda h: before_each_token(rule, carry, h, before, k.dtype)
+    )
+    return jax.tree.map(lambda a: a.reshape(*k.shape[:2], -1), factors)
 
 
 def _token_chunk(rule: Rule, anchor, carry, x: Tile):
