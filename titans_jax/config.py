@@ -105,19 +105,21 @@ class MemoryConfig:
             memory just before each "token" (rule.py).
         bound: what bounds a token's step, so that a deep memory stays stable however its weights grow: "none", its
             "gradient"'s curvature, or that of the last layer's "features" alone.
-        lower_step: factor on the steps of the layers below the last.
+        lower_step: factor on the steps of a built-in network's layers below the last.
         step_scale: c in theta = s (1 - eta) sigmoid(.), with s = c at ``anchor="token"``, c / chunk at "chunk". A
             linear memory may write twice the s of what it does not know of a token; facts that replace older ones need
             about the whole, which at "chunk" is stable where chunks are short.
-        step_bias: initial bias of theta's logit. At 0 a memory begins by writing everything with half the largest
-            step; far below 0 it begins closed, and training opens it for what is worth writing.
-        forget_to: what a memory decays to where it forgets: "zero" (Eq. 13), or the learned M_0, its "start".
-        forget_bias: initial bias of alpha's logit; -9 forgets 1.2e-4 of a token, -4 0.018. Towards zero forgetting must
-            start slower than learning: M = 0 is a saddle of a deep memory, from which no gradient leads away, and with
-            alpha = 0.01 an untrained memory of depth 2 has a norm of 1e-12 after 4096 tokens, one of depth 4 of 1e-17.
-        weights_start: what M_0 begins as. "plain": every layer of deviation 1 / sqrt(d_in). Keys have unit norm, so
-            that hidden layers then see inputs of deviation 1 / sqrt(K), where SiLU is nearly linear. "features": hidden
-            layers scaled to inputs of deviation 1, and a last layer of zeros: an empty memory recalls nothing.
+        step_bias: initial bias of theta's logit; -2 writes 0.12 of the largest step of every token. At 0 a memory
+            begins with half of it; far below, training opens it for what is worth writing.
+        forget_to: what a memory decays to where it forgets: the learned M_0, its "start", or "zero" (Eq. 13).
+        forget_bias: initial bias of alpha's logit; -9 forgets 1.2e-4 of a token, -6 0.0025, -4 0.018. Towards zero
+            forgetting must start slower than learning: M = 0 is a saddle of a deep memory, from which no gradient leads
+            away, and with alpha = 0.01 an untrained memory of depth 2 has a norm of 1e-12 after 4096 tokens, one of
+            depth 4 of 1e-17.
+        weights_start: what a built-in network's M_0 begins as. "plain": every layer of deviation 1 / sqrt(d_in). Keys
+            have unit norm, so that hidden layers then see inputs of deviation 1 / sqrt(K), where SiLU is nearly linear.
+            "features": hidden layers scaled to inputs of deviation 1, and a last layer of zeros: an empty memory
+            recalls nothing.
         execution: see `titans_jax.memory.api`.
     """
 
@@ -133,26 +135,21 @@ class MemoryConfig:
     conv_width: int = field(4, non_negative_int)
     read: Read = field("after", one_of(Read))
     output_gate: bool = field(True, flag)
-    step_scale: float = field(0.64, positive)
-    step_bias: float = field(0.0, finite)
-    anchor: Anchor = field("chunk", one_of(Anchor))
-    bound: Bound = field("gradient", one_of(Bound))
-    lower_step: float = field(1.0, non_negative)
-    forget_to: ForgetTo = field("zero", one_of(ForgetTo))
-    forget_bias: float = field(-9.0, finite)
-    weights_start: WeightsStart = field("plain", one_of(WeightsStart))
+    step_scale: float = field(1.0, positive)
+    step_bias: float = field(-2.0, finite)
+    anchor: Anchor = field("token", one_of(Anchor))
+    bound: Bound = field("features", one_of(Bound))
+    lower_step: float = field(0.1, non_negative)
+    forget_to: ForgetTo = field("start", one_of(ForgetTo))
+    forget_bias: float = field(-6.0, finite)
+    weights_start: WeightsStart = field("features", one_of(WeightsStart))
     execution: Execution = field("auto", one_of(Execution))
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(
-            self.anchor == "chunk" or not callable(self.network),
-            "anchor",
-            self.anchor,
-            "'chunk' where network is a function, which has no last layer",
-        )
+        rule = self.rule()
         if self.execution != "auto":  # which always fits, and would start JAX to see where it runs
-            choose_execution(self.rule(), self.execution, 2)
+            choose_execution(rule, self.execution, 2)
 
     def rule(self, gain: Array | None = None, base: PyTree | None = None) -> Rule:
         """The inner step.
@@ -173,22 +170,30 @@ class MemoryConfig:
         )
 
 
+#: The rule of version 0.1 as fields of a `MemoryConfig`: Eq. 16's anchor, forgetting towards zero. Files and results of
+#: that time have it.
+RULE_OF_0_1: dict[str, Any] = {
+    "step_scale": 0.64,
+    "step_bias": 0.0,
+    "anchor": "chunk",
+    "bound": "gradient",
+    "lower_step": 1.0,
+    "forget_to": "zero",
+    "forget_bias": -9.0,
+    "weights_start": "plain",
+}
+
+
 def memory_fields(written: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `MemoryConfig` that a file holds, with those that files of version 0.1 do not have.
 
     Args:
         written: the fields in the file; those of 0.1 had ``bound_step``, a flag, for ``bound``.
     """
-    before = {
-        "anchor": "chunk",
-        "lower_step": 1.0,
-        "forget_to": "zero",
-        "forget_bias": -9.0,
-        "weights_start": "plain",
-    }
     fields = dict(written)
     if "bound_step" in fields:
-        fields = before | {"bound": "gradient" if fields.pop("bound_step") else "none"} | fields
+        bound = "gradient" if fields.pop("bound_step") else "none"
+        fields = RULE_OF_0_1 | {"bound": bound} | fields
     return fields
 
 

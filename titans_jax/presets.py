@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, get_args
 
 from titans_jax.config import (
     MEMORY_VARIANTS,
+    RULE_OF_0_1,
     MemoryConfig,
     RecurrenceConfig,
     TitansConfig,
@@ -124,7 +125,9 @@ SIZES = {
 PRESETS = ("tiny", *SIZES)
 
 
-def preset(name: str, variant: Variant = "mac", **overrides: Any) -> TitansConfig:
+def preset(
+    name: str, variant: Variant = "mac", *, paper: bool = False, **overrides: Any
+) -> TitansConfig:
     """A configuration by name.
 
     The transformer is the baseline as it is known: full attention and no persistent tokens.
@@ -132,6 +135,8 @@ def preset(name: str, variant: Variant = "mac", **overrides: Any) -> TitansConfi
     Args:
         name: "tiny" (bytes; what `make train` trains), "170m", "340m", "400m" or "760m".
         variant: of `titans_jax.config.Variant`.
+        paper: whether the memory is the paper's as near as settings go (docs/choices.md): `bare_memory` of the
+            preset's chunk, and the gate of Eq. 28. Deep memories are not stable so.
         **overrides: fields of `TitansConfig` that replace the preset's.
 
     Returns:
@@ -147,11 +152,23 @@ def preset(name: str, variant: Variant = "mac", **overrides: Any) -> TitansConfi
     for field in overrides:
         _require_known("override", field, fields)
     settings = _tiny() if name == "tiny" else _paper(SIZES[name], variant)
+    if paper:
+        settings |= {"memory": bare_memory(settings["memory"].chunk), "combine": "sigmoid"}
     if variant == "transformer":
         settings |= {"window": None, "persistent_tokens": 0}
     elif variant not in MEMORY_VARIANTS:
         settings |= {"persistent_tokens": 0}
     return TitansConfig(variant=variant, **(settings | overrides))
+
+
+def bare_memory(chunk: int) -> MemoryConfig:
+    """One memory a layer with the paper's equations as printed: all that this library adds to them is off.
+
+    Args:
+        chunk: tokens that share an anchor.
+    """
+    as_printed = {"step_scale": float(chunk), "bound": "none", "forget_bias": 0.0}
+    return MemoryConfig(num_heads=1, chunk=chunk, **(RULE_OF_0_1 | as_printed))
 
 
 def _require_known(field: str, value: str, known: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from experiments.language_modeling.named_models import make_models
 from experiments.language_modeling.task import TextConfig
 from experiments.training.config import OptimizerConfig, as_config_dict, train_config
 from titans_jax import MemoryConfig, preset
+from titans_jax.config import RULE_OF_0_1
 
 #: MAC, MAG and MAL are asked for needles by the needle experiment.
 FINDING = ("base", *COMPONENTS, "chunk-wise gates", "residual network", "read before")
@@ -54,7 +55,11 @@ def get_config(size: str = "small") -> ConfigDict:
         chunks=(8, 128, 512),
         # Wide enough that MAC is made equal by the width, not by a layer less.
         model=preset(
-            "tiny", "lmm", dim=64, memory=MemoryConfig(num_heads=2, chunk=32), feed_forward=216
+            "tiny",
+            "lmm",
+            dim=64,
+            memory=MemoryConfig(num_heads=2, chunk=32, **RULE_OF_0_1),
+            feed_forward=216,
         ),
         text=TextConfig(valid_fraction=0.003, test_bytes=131_072),
         study=StudyConfig(steps=200, learning_rates=(6e-3,), seeds=(0, 1), optimizer=OPTIMIZER),

@@ -5,6 +5,7 @@ python -m experiments.efficiency.run
 
 from ml_collections import ConfigDict
 
+from experiments.configs.language_modeling import memory_of_0_1
 from experiments.efficiency.run import EfficiencyConfig
 from experiments.language_modeling.named_models import NAMES
 from experiments.training.config import as_config_dict
@@ -17,7 +18,9 @@ PAPER_LENGTHS = (2048, 4096, 8192, 16_384, 32_768)
 def get_config(size: str = "small") -> ConfigDict:
     """Returns the config of a size: "small", or one of the paper's."""
     if size == "small":
-        return as_config_dict(EfficiencyConfig(models=NAMES, model=preset("tiny", "lmm")))
+        return as_config_dict(
+            EfficiencyConfig(models=NAMES, model=preset("tiny", "lmm", memory=memory_of_0_1()))
+        )
     config = EfficiencyConfig(
         models=NAMES,
         model=preset(size, "lmm"),

@@ -16,7 +16,8 @@ from experiments.language_modeling.named_models import NAMES
 from experiments.language_modeling.run import LanguageModelingConfig
 from experiments.language_modeling.task import QuestionsConfig, TextConfig
 from experiments.training.config import OptimizerConfig, as_config_dict
-from titans_jax import TitansConfig, preset
+from titans_jax import MemoryConfig, TitansConfig, preset
+from titans_jax.config import RULE_OF_0_1
 
 OPTIMIZER = OptimizerConfig(warmup_fraction=0.1, beta2=0.99)
 PAPER_TOKENS = {"170m": 15e9, "340m": 15e9, "400m": 15e9, "760m": 30e9}
@@ -47,7 +48,12 @@ def get_config(size: str = "small") -> ConfigDict:
 
 def small() -> TitansConfig:
     """The base of comparisons, of 160,000 parameters. MAC has the largest mixer: the others are wider, not deeper."""
-    return preset("tiny", "mac", dim=64, feed_forward=128)
+    return preset("tiny", "mac", dim=64, feed_forward=128, memory=memory_of_0_1())
+
+
+def memory_of_0_1() -> MemoryConfig:
+    """The tiny preset's memory with the rule that the committed results were made with."""
+    return dataclasses.replace(preset("tiny").memory, **RULE_OF_0_1)
 
 
 def paper_text() -> TextConfig:

@@ -9,6 +9,7 @@ A sixth of the text is held out, whole documents: enough to stream two million t
 from ml_collections import ConfigDict
 
 from experiments.configs import tiny
+from titans_jax.config import RULE_OF_0_1
 
 
 def get_config() -> ConfigDict:
@@ -19,4 +20,5 @@ def get_config() -> ConfigDict:
     config.data.sequence_length = 1024
     config.data.valid_fraction = 0.17
     config.eval_every = 0
+    config.model.memory.update(RULE_OF_0_1)  # of the committed results
     return config

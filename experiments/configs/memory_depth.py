@@ -6,7 +6,12 @@ python -m experiments.memory_depth.run --data_dir=DATA
 from ml_collections import ConfigDict
 
 from experiments.comparison import StudyConfig
-from experiments.configs.language_modeling import OPTIMIZER, paper_study, paper_text
+from experiments.configs.language_modeling import (
+    OPTIMIZER,
+    memory_of_0_1,
+    paper_study,
+    paper_text,
+)
 from experiments.language_modeling.task import TextConfig
 from experiments.memory_depth.task import MemoryDepthConfig
 from experiments.training.config import as_config_dict
@@ -18,7 +23,7 @@ def get_config(size: str = "small") -> ConfigDict:
     if size == "small":
         config = MemoryDepthConfig(
             # Wide enough that a memory of depth 4 is made equal by the width, not by a layer less.
-            model=preset("tiny", "lmm", dim=64, feed_forward=192),
+            model=preset("tiny", "lmm", dim=64, feed_forward=192, memory=memory_of_0_1()),
             text=TextConfig(valid_fraction=0.003, test_bytes=65_536),
             study=StudyConfig(
                 steps=200, learning_rates=(2e-3, 4e-3), seeds=(0, 1), optimizer=OPTIMIZER

@@ -9,6 +9,7 @@ from experiments.comparison import StudyConfig
 from experiments.state_tracking.task import StateTrackingConfig, StateTrackingExperiment
 from experiments.training.config import OptimizerConfig, as_config_dict
 from titans_jax import MemoryConfig, TitansConfig
+from titans_jax.config import RULE_OF_0_1
 
 
 def get_config(size: str = "small") -> ConfigDict:
@@ -18,7 +19,11 @@ def get_config(size: str = "small") -> ConfigDict:
     # reaches -1, a reflection, only at an infinite logit, and what is tracked fades within a hundred elements. With
     # 1.05 the largest growth, 1.1 per element, is still finite after the longest test; with 2 it would not be.
     memory = MemoryConfig(
-        num_heads=8 if large else 4, depth=1, chunk=1, conv_width=0, step_scale=1.05
+        num_heads=8 if large else 4,
+        depth=1,
+        chunk=1,
+        conv_width=0,
+        **(RULE_OF_0_1 | {"step_scale": 1.05}),
     )
     model = TitansConfig(
         variant="lmm",

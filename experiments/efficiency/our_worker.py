@@ -24,6 +24,7 @@ from experiments.efficiency import peer_cases as cases
 from experiments.efficiency import peer_protocol as worker
 from experiments.training.devices import compiler_options
 from titans_jax import MemoryConfig, NeuralMemory
+from titans_jax.config import RULE_OF_0_1
 
 
 class NormedMemory(nnx.Module):
@@ -42,6 +43,7 @@ class NormedMemory(nnx.Module):
             conv_width=0,
             read="after",
             output_gate=False,
+            **RULE_OF_0_1,  # which has, as theirs, one anchor a chunk
         )
         self.norm = nnx.RMSNorm(case.dim, rngs=rngs)
         self.memory = NeuralMemory(

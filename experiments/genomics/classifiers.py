@@ -15,7 +15,13 @@ import jax
 from flax import nnx
 
 from experiments.genomics.cnn import TAPS, GenomicCNN
-from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig, Variant
+from titans_jax.config import (
+    RULE_OF_0_1,
+    MemoryConfig,
+    RecurrenceConfig,
+    TitansConfig,
+    Variant,
+)
 from titans_jax.fields import check_fields, field, positive_int, require
 from titans_jax.inference.pretrained import from_pretrained
 from titans_jax.matching import match_parameters
@@ -70,7 +76,7 @@ def language_model(variant: Variant, vocab_size: int, size: Size) -> TitansConfi
         window=None,
         persistent_tokens=0,
         feed_forward=2 * size.dim,
-        memory=MemoryConfig(num_heads=heads, expansion=1, chunk=16, conv_width=TAPS),
+        memory=MemoryConfig(num_heads=heads, expansion=1, chunk=16, conv_width=TAPS, **RULE_OF_0_1),
         recurrence=RecurrenceConfig(num_heads=max(2, heads), state_size=16, conv_width=TAPS),
     )
     if variant == "lmm":

@@ -54,10 +54,12 @@ import optax
 from flax import nnx
 
 from titans_jax import MemoryConfig, NeuralMemory, Titans, TitansConfig
+from titans_jax.config import RULE_OF_0_1
 from titans_jax.data import read_documents
 
 plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False})
 print(f"jax {jax.__version__} on {jax.default_backend()}")
+RULE = RULE_OF_0_1 | {"step_scale": 1.0}  # Eq. 16 as printed: one anchor a chunk
 
 # %% [markdown]
 # ## 1. Associative recall
@@ -79,7 +81,7 @@ class Recall(nnx.Module):
     def __init__(self, rngs):
         self.keys = nnx.Embed(SYMBOLS, DIM // 2, rngs=rngs)
         self.values = nnx.Embed(SYMBOLS + 1, DIM // 2, rngs=rngs)
-        config = MemoryConfig(num_heads=1, depth=2, chunk=8, conv_width=0, step_scale=1.0)
+        config = MemoryConfig(num_heads=1, depth=2, chunk=8, conv_width=0, **RULE)
         self.memory = NeuralMemory(DIM, config, rngs=rngs)
         self.head = nnx.Linear(DIM, SYMBOLS, rngs=rngs)
 
@@ -260,7 +262,7 @@ config = TitansConfig(
     num_layers=1,
     feed_forward=128,
     persistent_tokens=0,
-    memory=MemoryConfig(num_heads=1, depth=2, chunk=16, step_scale=1.0),
+    memory=MemoryConfig(num_heads=1, depth=2, chunk=16, **RULE),
 )
 graph, params = nnx.split(Titans(config, rngs=nnx.Rngs(0)))
 STEPS = max(2, round(200 * SCALE))

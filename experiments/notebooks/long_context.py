@@ -51,10 +51,12 @@ import optax
 from flax import nnx
 
 from titans_jax import MemoryConfig, Titans, TitansConfig
+from titans_jax.config import RULE_OF_0_1
 from titans_jax.inference import GREEDY, generate, prefill
 
 plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False})
 print(f"jax {jax.__version__} on {jax.default_backend()}")
+RULE = RULE_OF_0_1 | {"step_scale": 1.0}  # Eq. 16 as printed: one anchor a chunk
 
 # %% [markdown]
 # ## The task
@@ -98,7 +100,7 @@ config = TitansConfig(
     num_layers=1,
     feed_forward=128,
     persistent_tokens=0,
-    memory=MemoryConfig(num_heads=1, depth=1, chunk=16, step_scale=1.0),
+    memory=MemoryConfig(num_heads=1, depth=1, chunk=16, **RULE),
 )
 model = Titans(config, rngs=nnx.Rngs(0))
 graph, params = nnx.split(model)

@@ -49,6 +49,7 @@ import optax
 from flax import nnx
 
 from titans_jax import MemoryConfig, NeuralMemory
+from titans_jax.config import RULE_OF_0_1
 
 plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False})
 print(f"jax {jax.__version__} on {jax.default_backend()}")
@@ -78,7 +79,7 @@ def init_gated_mlp(key):
     }
 
 
-SETTINGS = {"num_heads": 1, "chunk": 8, "conv_width": 0, "step_scale": 1.0}
+SETTINGS = RULE_OF_0_1 | {"num_heads": 1, "chunk": 8, "conv_width": 0, "step_scale": 1.0}
 
 
 def make_memory(kind, execution="auto"):

@@ -4,7 +4,13 @@ import dataclasses
 
 import pytest
 
-from titans_jax.config import MemoryConfig, RecurrenceConfig, TitansConfig, memory_fields
+from titans_jax.config import (
+    RULE_OF_0_1,
+    MemoryConfig,
+    RecurrenceConfig,
+    TitansConfig,
+    memory_fields,
+)
 
 MEMORY = MemoryConfig(num_heads=4, chunk=64)
 
@@ -34,7 +40,7 @@ MEMORY = MemoryConfig(num_heads=4, chunk=64)
             "memory.num_heads must be a divisor of dim = 256, got 5",
         ),
         (
-            {"memory": dataclasses.replace(MEMORY, network=lambda weights, x: x)},
+            {"memory": dataclasses.replace(MEMORY, network=lambda weights, x: x, **RULE_OF_0_1)},
             "memory.network must be 'mlp' or 'residual' in a language model",
         ),
         ({"rope_base": 1.0}, "rope_base must be greater than 1, got 1.0"),
@@ -130,6 +136,7 @@ def test_a_memory_of_version_0_1_is_what_it_was():
     expected = MemoryConfig(
         num_heads=2,
         chunk=16,
+        step_scale=0.64,
         step_bias=-1.0,
         anchor="chunk",
         bound="none",

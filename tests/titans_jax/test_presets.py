@@ -8,7 +8,7 @@ import pytest
 from experiments.configs.tiny import get_config
 from experiments.training.config import train_config
 from titans_jax import preset
-from titans_jax.config import EXPANSIONS, HYBRIDS, MEMORY_VARIANTS, Variant
+from titans_jax.config import EXPANSIONS, HYBRIDS, MEMORY_VARIANTS, MemoryConfig, Variant
 from titans_jax.matching import count_parameters, match_parameters
 from titans_jax.presets import SIZES
 
@@ -67,6 +67,16 @@ def test_the_transformer_is_the_usual_baseline(name):
 
 def test_overrides_replace_fields():
     assert preset("340m", "lmm", num_layers=2).num_layers == 2
+
+
+def test_the_papers_memory_has_nothing_added():
+    config = preset("tiny", "mag", paper=True)
+    assert config.combine == "sigmoid"
+    assert config.memory.num_heads == 1
+    assert config.memory.step_scale == config.memory.chunk == preset("tiny").memory.chunk
+    assert (config.memory.anchor, config.memory.bound) == ("chunk", "none")
+    assert (config.memory.forget_to, config.memory.weights_start) == ("zero", "plain")
+    assert preset("tiny", "mag", paper=True, memory=MemoryConfig()).memory == MemoryConfig()
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class TTTLinear(nnx.Module):
             step_bias=recurrence.step_bias,
             anchor="chunk",
             bound="none",
+            lower_step=1.0,
             weights_start="plain",
             execution=recurrence.execution,
         )

@@ -91,10 +91,14 @@ class Rule:
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise ValueError(f"{name} must be one of {get_args(kind)}, got {value!r}")
-        if self.anchor == "token" and not self.dense:
-            raise ValueError(
-                "anchor must be 'chunk' where the network is a function, which has no last layer; got 'token'"
-            )
+        for name, value, others in (
+            ("anchor", "token", "'chunk'"),
+            ("bound", "features", "'gradient' or 'none'"),
+        ):
+            if getattr(self, name) == value and not self.dense:
+                raise ValueError(
+                    f"{name} must be {others} where network is a function, which has no last layer; got {value!r}"
+                )
 
     @property
     def dense(self) -> bool:
@@ -205,11 +209,12 @@ def gradient_factors(
         slopes.append(gate + hidden * (1.0 - gate))  # derivative of SiLU
         z = dot(hidden, matrix, NN, operand)
 
-    def propagated(error):
+    def propagated(error, lower=1.0):
+        below = error if lower == 1.0 else lower * error
         errors = [error]
         for layer in range(rule.network.depth - 1, 0, -1):
-            back = dot(errors[0], anchor[layer], NT, operand)  # [R, F]
-            errors.insert(0, back * slopes[layer - 1])
+            below = dot(below, anchor[layer], NT, operand) * slopes[layer - 1]  # [R, F]
+            errors.insert(0, below)
         return errors
 
     error = output(rule.network, rule.gain, k, z) - v  # [R, K]
@@ -224,7 +229,8 @@ def gradient_factors(
             - normal * jnp.mean(error * normal, axis=-1, keepdims=True)
         )
         curvature = _curvature(_square(error), loss)
-    factor, errors = None, None
+    factor: Any = None
+    errors = None
     if rule.bounded and rule.bound == "gradient":
         errors = propagated(error)
         squares = sum(
@@ -246,14 +252,12 @@ def gradient_factors(
             error, step = factor * error, factor * step
         if coupling is not None:
             error = solve_unit_lower(step * coupling, error, operand)
-        errors, factor = propagated(error), None
-    elif errors is None:
-        errors = propagated(error)
-    if factor is not None:
-        errors = [factor * g for g in errors]
-    if rule.lower_step != 1.0:
-        errors = [*(rule.lower_step * g for g in errors[:-1]), errors[-1]]
-    return tuple(inputs), tuple(errors)
+    elif errors is not None:  # of the bound, at the same anchor
+        lower = factor if rule.lower_step == 1.0 else rule.lower_step * factor
+        return tuple(inputs), (*(lower * g for g in errors[:-1]), factor * errors[-1])
+    elif factor is not None:
+        error = factor * error
+    return tuple(inputs), tuple(propagated(error, rule.lower_step))
 
 
 def _curvature(gradient_square: Array, loss: Array) -> Array:

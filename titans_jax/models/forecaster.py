@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from titans_jax.config import MemoryConfig, TitansConfig
+from titans_jax.config import RULE_OF_0_1, MemoryConfig, TitansConfig
 from titans_jax.fields import (
     below_one,
     check_fields,
@@ -111,7 +111,8 @@ class ForecasterConfig:
     feed_forward: int = field(64, non_negative_int)
     dropout: float = field(0.5, below_one)
     memory: MemoryConfig = field(
-        MemoryConfig(num_heads=2, depth=1, chunk=1, conv_width=0), instance_of(MemoryConfig)
+        MemoryConfig(num_heads=2, depth=1, chunk=1, conv_width=0, **RULE_OF_0_1),
+        instance_of(MemoryConfig),
     )
 
     def __post_init__(self) -> None:

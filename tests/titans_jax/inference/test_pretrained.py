@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.titans_jax.models.tiny_models import VARIANTS, moved, random_tokens, tiny_config
 from tests.titans_jax.models.tiny_models import tiny_model as graph_and_parameters
-from titans_jax.config import MemoryConfig, TitansConfig
+from titans_jax.config import RULE_OF_0_1, MemoryConfig, TitansConfig
 from titans_jax.inference.pretrained import (
     config_from_dict,
     config_to_dict,
@@ -201,7 +201,8 @@ def test_a_network_that_is_a_function_is_refused_by_name():
     def my_network(weights, x):
         return x
 
-    config = TitansConfig(variant="transformer", memory=MemoryConfig(network=my_network))
+    memory = MemoryConfig(network=my_network, **RULE_OF_0_1)
+    config = TitansConfig(variant="transformer", memory=memory)
     with pytest.raises(
         ValueError, match=r"memory\.network must be .* got the function 'my_network'"
     ):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from tests.titans_jax.memory import cases
 from tests.titans_jax.memory.cases import BATCH, HEADS, LENGTH, WIDTH
-from titans_jax.config import MemoryConfig
+from titans_jax.config import RULE_OF_0_1, MemoryConfig
 from titans_jax.memory import MLPNetwork, Rule, memory_scan
 from titans_jax.memory.layer import NeuralMemory
 from titans_jax.memory.state import MemoryState
@@ -48,7 +48,7 @@ def says(*words):
         ({"step_scale": float("nan")}, says("step_scale", "positive, finite number", "nan")),
         ({"execution": "parallel"}, says("execution", "chunked", "'parallel'")),
         (
-            {"execution": "chunked", "network": cases.gated_mlp},
+            {"execution": "chunked", "network": cases.gated_mlp, **RULE_OF_0_1},
             says("'chunked'", "built-in", "associative_scan"),
         ),
     ],
@@ -160,6 +160,7 @@ def test_the_network_must_fit_the_state():
 # The layer
 
 CONFIG = MemoryConfig(num_heads=2, chunk=4)
+FUNCTION = MemoryConfig(num_heads=2, network=cases.gated_mlp, **RULE_OF_0_1)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ CONFIG = MemoryConfig(num_heads=2, chunk=4)
         (8.0, CONFIG, {}, says("dim", "positive integer", "8.0")),
         (9, CONFIG, {}, says("num_heads", "divisor of dim = 9", "2")),
         (8, CONFIG, {"init_network": lambda key: key}, says("init_network", "None for a built-in")),
-        (8, MemoryConfig(num_heads=2, network=cases.gated_mlp), {}, says("init_network", "function", "None")),
+        (8, FUNCTION, {}, says("init_network", "function", "None")),
     ],
     ids=["dim-0", "dim-float", "heads", "init-unwanted", "init-missing"],
 )  # fmt: skip

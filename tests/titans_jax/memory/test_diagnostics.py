@@ -1,5 +1,6 @@
 """What the memory reports of itself: against numpy, in which every state is formed, and without effect on the rest."""
 
+import dataclasses
 import functools
 
 import jax
@@ -18,7 +19,7 @@ from tests.titans_jax.memory.cases import (
     gated_mlp,
     problem,
 )
-from titans_jax.config import MemoryConfig
+from titans_jax.config import RULE_OF_0_1, MemoryConfig
 from titans_jax.memory import MemoryState
 from titans_jax.memory.diagnostics import Diagnostics, memory_diagnostics
 from titans_jax.memory.layer import NeuralMemory
@@ -107,7 +108,7 @@ def test_the_diagnostics_equal_numpy(case):
 TOKEN = MemoryConfig(num_heads=HEADS, chunk=4, conv_width=3, step_scale=1.0)
 LINEAR = MemoryConfig(num_heads=HEADS, chunk=1, depth=1, momentum=False, forget=False)
 RESIDUAL = MemoryConfig(num_heads=HEADS, chunk=5, tile=2, network="residual", gates="chunk")
-FUNCTION = MemoryConfig(num_heads=HEADS, chunk=4, network=gated_mlp)
+FUNCTION = MemoryConfig(num_heads=HEADS, chunk=4, network=gated_mlp, **RULE_OF_0_1)
 LAYERS = pytest.mark.parametrize(
     "config", [TOKEN, LINEAR, RESIDUAL, FUNCTION], ids=["token", "linear", "residual", "function"]
 )
@@ -184,10 +185,10 @@ def test_a_split_within_a_chunk_reports_what_the_whole_does(config):
 
 
 def test_a_frozen_memory_is_surprised_but_does_not_move():
-    x = sequence()
-    _, state, _ = compiled(TOKEN)(x[:, :6])
-    _, _, frozen = compiled(TOKEN, freeze=True)(x[:, 6:], state)
-    _, _, learning = compiled(TOKEN)(x[:, 6:], state)
+    x, config = sequence(), dataclasses.replace(TOKEN, anchor="chunk")
+    _, state, _ = compiled(config)(x[:, :6])
+    _, _, frozen = compiled(config, freeze=True)(x[:, 6:], state)
+    _, _, learning = compiled(config)(x[:, 6:], state)
     first_chunk = slice(0, 2)  # its anchor is older than the freeze
     tolerances.assert_close(
         jax.tree.map(lambda a: a[:, first_chunk], frozen[:5]),

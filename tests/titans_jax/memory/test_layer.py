@@ -12,7 +12,7 @@ from flax import nnx
 from tests import tolerances
 from tests.titans_jax.memory import oracle
 from tests.titans_jax.memory.cases import Case, Inputs, gated_mlp
-from titans_jax.config import MemoryConfig
+from titans_jax.config import RULE_OF_0_1, MemoryConfig
 from titans_jax.memory import Gates
 from titans_jax.memory.layer import HeadProjection, NeuralMemory
 
@@ -454,7 +454,7 @@ def test_a_function_as_the_network():
             for k, (name, shape) in zip(keys, shapes.items(), strict=True)
         }
 
-    config = MemoryConfig(num_heads=HEADS, chunk=CHUNK, network=gated_mlp)
+    config = MemoryConfig(num_heads=HEADS, chunk=CHUNK, network=gated_mlp, **RULE_OF_0_1)
     module = NeuralMemory(DIM, config, init_network=init, dtype=jnp.float64, rngs=nnx.Rngs(0))
     graph, parameters = nnx.split(module)
     apply = compiled(graph)

@@ -117,3 +117,5 @@ def test_what_a_rule_refuses():
             Rule(network, **{name: "sometimes"})
     with pytest.raises(ValueError, match=r"anchor must be 'chunk' .*got 'token'"):
         Rule(gated_mlp, anchor="token")
+    with pytest.raises(ValueError, match=r"bound must be 'gradient' or 'none' .*got 'features'"):
+        Rule(gated_mlp, bound="features")
