@@ -8,14 +8,17 @@ on sequences that it was not trained on. Three tasks:
     zipf    keys of a Zipf law that come again with noise, values that change now and then; asked just before each write
     map     a random nonlinear function per sequence, from points of an 8-dimensional subspace
 
-    python -m experiments.memory_alone --cases="zipf depth=2 chunk=64; zipf depth=1 chunk=64 anchor=chunk"
+    python -m experiments.memory_alone
+    python -m experiments.memory_alone --cases="pairs; zipf depth=3 lower_step=1.0; map chunk=256"
 
-With --output=FILE.jsonl the results go to that file too, and FILE.md has the table of all that it holds.
+Whatever a case does not say is as in `MemoryConfig`. The last line of the first command is the errors of its four
+cases. With --output=FILE.jsonl the results go to that file too, and FILE.md has the table of all that it holds.
 """
 
 import dataclasses
 import functools
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,17 @@ import optax
 from absl import flags
 
 from experiments import command
+from titans_jax import MemoryConfig
 from titans_jax.memory import Gates, MLPNetwork, Rule, fresh_state, memory_scan
 
+SHIPPED = MemoryConfig()
+#: The names of the last line, and their cases.
+SUMMARY = {
+    "zipf_d1_64": "zipf depth=1 chunk=64",
+    "zipf_d2_64": "zipf depth=2 chunk=64",
+    "zipf_d2_256": "zipf depth=2 chunk=256",
+    "zipf_d3_64": "zipf depth=3 chunk=64",
+}
 BATCH = 8
 TRAINING_SETS, TEST_SETS = 24, 6
 
@@ -63,16 +75,16 @@ class Case:
     tokens: int = 0
     width: int = 32
     network: str = "mlp"
-    depth: int = 2
-    expansion: int = 2
-    chunk: int = 64
-    anchor: str = "token"
-    bound: str = "gradient"
-    lower_step: float = 1.0
-    cap: float = 1.0
-    step: float = 0.1
-    alpha: float = 1.2e-4
-    to_start: bool = False
+    depth: int = SHIPPED.depth
+    expansion: int = SHIPPED.expansion
+    chunk: int = SHIPPED.chunk
+    anchor: str = SHIPPED.anchor
+    bound: str = SHIPPED.bound
+    lower_step: float = SHIPPED.lower_step
+    cap: float = SHIPPED.step_scale
+    step: float = round(SHIPPED.step_scale / (1 + math.exp(-SHIPPED.step_bias)), 4)
+    alpha: float = round(1 / (1 + math.exp(-SHIPPED.forget_bias)), 6)
+    to_start: bool = SHIPPED.forget_to == "start"
     momentum: bool = True
     first: float = 0.0
     middle: float = 1.675
@@ -287,14 +299,16 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 def define_flags() -> None:
     """The program's flags."""
-    flags.DEFINE_string("cases", "zipf", "cases, separated by ';'")
+    flags.DEFINE_string("cases", "; ".join(SUMMARY.values()), "cases, separated by ';'")
     flags.DEFINE_string("output", None, "a file of JSON lines to append to")
 
 
 def main() -> None:
     """Runs the cases that are asked for."""
+    errors = {}
     for text in filter(None, map(str.strip, flags.FLAGS.cases.split(";"))):
         result = run(parse(text))
+        errors[text] = result["error"]
         print(
             f"{text:70s} untrained {result['untrained']:6.3f} error {result['error']:.3f} | step "
             f"{result['step']:.4f} eta {result['eta']:.2f} alpha {result['alpha']:.1e} out {result['out']:.2f} "
@@ -308,6 +322,8 @@ def main() -> None:
         results = Path(flags.FLAGS.output)
         rows = [json.loads(line) for line in results.read_text().splitlines()]
         results.with_suffix(".md").write_text(page(rows))
+    if errors.keys() >= set(SUMMARY.values()):
+        print(" ".join(f"{name}={errors[text]:.3f}" for name, text in SUMMARY.items()))
 
 
 if __name__ == "__main__":
