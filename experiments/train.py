@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from experiments import command
 from experiments.compile_report.running import TooLargeError, compile_and_report
 from experiments.training import finetune, guard, lost, parameters, report, utilisation
+from experiments.training.carry import carried_rows, start
 from experiments.training.checkpoints import CheckpointError, Checkpoints
 from experiments.training.config import TrainConfig, train_config
 from experiments.training.devices import split_cpu
@@ -87,12 +88,13 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     graphdef, shapes = split_model(model)
     optimizer = guard.guarded(make_optimizer(config.optimizer, config.steps), config.spike_factor)
-    placed = place(layout.mesh, shapes, optimizer)
+    started = start(graphdef, optimizer, carried_rows(config))
+    placed = place(layout.mesh, shapes, started)
     if is_first():
         table = parameters.table(shapes, placed.params)
         (folder / "parameters.txt").write_text(table, encoding="utf-8")
     params = init_params(model, config.seed, placed.params)
-    opt_state = jax.jit(optimizer.init, out_shardings=placed.opt_state)(params)
+    opt_state = jax.jit(started, out_shardings=placed.opt_state)(params)
     batches = train_batches(config, text, layout.reads())
     train_step = compile_and_report(dataclasses.replace(config, model=model), folder)
     if train_step is None:

@@ -12,6 +12,7 @@ from jax.experimental import topologies
 
 from experiments.compile_report.collectives import Collective, collectives
 from experiments.compile_report.traffic import hbm_bytes
+from experiments.training.carry import carried_rows, start
 from experiments.training.config import TrainConfig
 from experiments.training.guard import guarded
 from experiments.training.mesh import AXES, Layout, check_layout, make_layout
@@ -114,8 +115,9 @@ def compile_step(config: TrainConfig, devices: Sequence[Any]) -> tuple[Step, Any
     check_layout(config, layout.mesh)
     graphdef, shapes = split_model(config.model)
     optimizer = guarded(make_optimizer(config.optimizer, config.steps), config.spike_factor)
-    placed = place(layout.mesh, shapes, optimizer)
-    opt_shapes = jax.eval_shape(optimizer.init, shapes)
+    started = start(graphdef, optimizer, carried_rows(config))
+    placed = place(layout.mesh, shapes, started)
+    opt_shapes = jax.eval_shape(started, shapes)
     arguments = (
         _at(shapes, placed.params),
         _at(opt_shapes, placed.opt_state),
@@ -180,7 +182,7 @@ def _at(shapes: Any, placed: Any) -> Any:
 def _batch(config: TrainConfig, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
     shape = (config.batch_size, config.data.sequence_length)
     kinds = {"inputs": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.bool_}
-    if config.data.packing == "documents":
+    if config.data.packing == "documents" or config.data.carry:
         kinds["reset"] = jnp.bool_
     return {
         name: jax.ShapeDtypeStruct(shape, kind, sharding=layout.batch)

@@ -92,7 +92,7 @@ class Checkpoints:
         Args:
           step: optimizer steps done.
           params: the parameters.
-          opt_state: the optimizer's state.
+          opt_state: the optimizer's state; with that of a carried memory where there is one (carry.py).
           data: the Grain iterator, after this step's batch; one that can be set to any batch.
           identity: JSON values that must be equal on restore (see `restore`), such as a tokenizer's fingerprint.
 
@@ -100,7 +100,7 @@ class Checkpoints:
           CheckpointError: this one, or the one before, could not be written. Earlier ones are untouched.
         """
         self.wait()
-        flat = {"params": flatten(params), "optimizer": flatten(opt_state)}
+        flat = {"params": _stored(flatten(params)), "optimizer": _stored(flatten(opt_state))}
         meta = {
             "step": step,
             "identity": identity,
@@ -136,7 +136,10 @@ class Checkpoints:
         """
         if not self.steps:
             return 0, params, opt_state
-        wanted = {"params": flatten(params, _abstract), "optimizer": flatten(opt_state, _abstract)}
+        wanted = {
+            "params": _stored(flatten(params, _abstract)),
+            "optimizer": _stored(flatten(opt_state, _abstract)),
+        }
 
         def read(checkpoint: epath.Path) -> tuple[dict[str, Any], dict[str, dict[str, jax.Array]]]:
             record = read_record(checkpoint)
@@ -149,9 +152,11 @@ class Checkpoints:
         grain.experimental.set_next_index(data, record["batches"])
         for later in damaged:
             self._set_aside(later)
-        params = jax.tree.unflatten(jax.tree.structure(params), found["params"].values())
-        opt_state = jax.tree.unflatten(jax.tree.structure(opt_state), found["optimizer"].values())
-        return record["step"], params, opt_state
+        return (
+            record["step"],
+            _restored(params, found["params"]),
+            _restored(opt_state, found["optimizer"]),
+        )
 
     def wait(self) -> None:
         """Waits for the checkpoint being written.
@@ -350,6 +355,17 @@ def check_identity(saved: dict[str, Any], now: dict[str, Any], where: str) -> No
 def flatten(tree: PyTree, leaf: Any = lambda x: x) -> dict[str, Any]:
     """Returns {"layers/mixer/kernel": leaf(array)} in the tree's own order."""
     return {path_name(path): leaf(x) for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _stored(flat: dict[str, Any]) -> dict[str, Any]:
+    """What of a flat dict is written: Orbax refuses arrays without a number."""
+    return {name: x for name, x in flat.items() if x.size}
+
+
+def _restored(tree: PyTree, found: dict[str, jax.Array]) -> PyTree:
+    """A tree with the arrays that were read; one without a number is what it was."""
+    leaves = [found.get(name, leaf) for name, leaf in flatten(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -85,6 +85,8 @@ class DataConfig:
       sequence_length: tokens per training sequence.
       packing: "stream" lets sequences run across documents; "documents" starts each at a chunk boundary
         and resets the memory there.
+      carry: windows over which a row of the batch goes on through the text with its memory; gradients stop at every
+        window's start (carry.py). 0: every window starts with a fresh one.
       valid_fraction: fraction of the text held out; whole documents where there are many. A prepared folder has its
         own held-out text instead.
       valid_bytes: at most this many held-out bytes are scored; 0 = all. Of several folders each gives its share.
@@ -94,6 +96,7 @@ class DataConfig:
     tokenizer: str = field("bytes", string)
     sequence_length: int = field(512, whole("an integer of at least 2", 2))
     packing: str = field("stream", one_of(("stream", "documents")))
+    carry: int = field(0, whole("an integer, 0 for no carrying", 0))
     valid_fraction: float = field(0.05, inside_unit)
     valid_bytes: int = field(0, whole("an integer, 0 for all", 0))
 
@@ -262,6 +265,31 @@ class TrainConfig:
             self.accumulation,
             f"a divisor of batch_size={self.batch_size}, one of {divisors}",
         )
+        if self.data.carry:
+            self._check_carry()
+
+    def _check_carry(self) -> None:
+        carry, length, alignment = self.data.carry, self.data.sequence_length, self.model.alignment
+        for fits, wanted in (
+            (self.data.packing == "stream", "0 where data.packing is 'documents'"),
+            (
+                self.accumulation == 1,
+                f"0 where accumulation is more than 1, here {self.accumulation}",
+            ),
+            (
+                self.mesh.sequence == 1,
+                f"0 where mesh.sequence is more than 1, here {self.mesh.sequence}",
+            ),
+            (
+                self.model.window is not None or not self.model.has_attention,
+                "0 where attention has no window: its cache would grow with the text",
+            ),
+            (
+                length % alignment == 0,
+                f"0 where data.sequence_length={length} is no multiple of the model's chunk or segment, {alignment}",
+            ),
+        ):
+            require(fits, "data.carry", carry, wanted)
 
 
 def default_config() -> ConfigDict:
@@ -315,11 +343,15 @@ def from_flat(flat: dict[str, Any]) -> TrainConfig:
 
 
 def completed(flat: dict[str, Any]) -> dict[str, Any]:
-    """A run's config, from `flatten`, with the fields of the memory that files of version 0.1 do not have."""
+    """A run's config, from `flatten`, with the fields that files of version 0.1 do not have."""
     prefix = "model.memory."
     memory = {n.removeprefix(prefix): v for n, v in flat.items() if n.startswith(prefix)}
     rest = {name: value for name, value in flat.items() if not name.startswith(prefix)}
-    return rest | {prefix + name: value for name, value in memory_fields(memory).items()}
+    return (
+        {"data.carry": 0}
+        | rest
+        | {prefix + name: value for name, value in memory_fields(memory).items()}
+    )
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

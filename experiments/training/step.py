@@ -15,11 +15,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 
+from experiments.training.carry import Carried, rows_over, unless_bad
 from experiments.training.groups import group_norms
 from experiments.training.guard import GuardState
 from experiments.training.sharding import shardings
 from titans_jax import Titans, TitansConfig
-from titans_jax.models.loss import next_token_loss
+from titans_jax.models.loss import carried_loss, next_token_loss
 
 Batch = dict[str, Any]  # "inputs", "targets": Int32[B T]; "loss_mask", "reset": Bool[B T]
 
@@ -69,15 +70,20 @@ class Placed(NamedTuple):
     opt_state: PyTree
 
 
-def place(mesh: Mesh, shapes: PyTree, optimizer: optax.GradientTransformation) -> Placed:
-    """Where parameters and the optimizer's state lie (sharding.py).
+def place(mesh: Mesh, shapes: PyTree, started: Callable[[PyTree], PyTree]) -> Placed:
+    """Where parameters and the optimizer's state lie (sharding.py), and a carried memory.
 
     Args:
       mesh: the run's.
       shapes: of the parameters.
-      optimizer: any optax transformation.
+      started: the optimizer's `init`, or `carry.start`.
     """
-    return Placed(shardings(shapes, mesh), shardings(jax.eval_shape(optimizer.init, shapes), mesh))
+    state = jax.eval_shape(started, shapes)
+    if isinstance(state, Carried):
+        placed: Any = Carried(shardings(state.optimizer, mesh), rows_over(mesh, state.memory))
+    else:
+        placed = shardings(state, mesh)
+    return Placed(shardings(shapes, mesh), placed)
 
 
 def make_train_step(
@@ -88,7 +94,8 @@ def make_train_step(
 ) -> Any:
     """Returns the jitted step (params, optimizer_state, batch) -> (params, optimizer_state, metrics).
 
-    Parameters and optimizer state are donated: the update happens in place.
+    Parameters and optimizer state are donated: the update happens in place. Where the optimizer's state is a
+    `carry.Carried`, the batch is read by the memory in it, and the one after it is returned.
 
     Args:
       graphdef: the model's static part.
@@ -124,8 +131,20 @@ def make_train_step(
         ((value, grads), tokens), _ = jax.lax.scan(add, ((value, grads), tokens), parts)
         return jax.tree.map(lambda x: x / jnp.maximum(tokens, 1).astype(x.dtype), (value, grads))
 
+    def carried(params: PyTree, memory: PyTree, batch: Batch) -> tuple[Array, PyTree, PyTree]:
+        def loss(params: PyTree) -> tuple[Array, PyTree]:
+            value, _, after = carried_loss(nnx.merge(graphdef, params), batch, memory)
+            return value, after
+
+        (value, after), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return value, after, grads
+
     def step(params: PyTree, opt_state: PyTree, batch: Batch) -> tuple[PyTree, PyTree, StepMetrics]:
-        if accumulation == 1:
+        memory = after = None
+        if isinstance(opt_state, Carried):
+            opt_state, memory = opt_state
+            loss, after, grads = carried(params, memory, batch)
+        elif accumulation == 1:
             loss, _, grads = loss_and_grads(params, batch)
         else:
             loss, grads = accumulated(params, batch)
@@ -141,6 +160,8 @@ def make_train_step(
         if isinstance(opt_state, GuardState):
             bad, mean = opt_state.bad, opt_state.mean_loss
         metrics = StepMetrics(loss, norm, norms, group_norms(updates), bad, mean)
+        if memory is not None:
+            opt_state = Carried(opt_state, unless_bad(bad, memory, after))
         return params, opt_state, metrics
 
     results = None if placed is None else (placed.params, placed.opt_state, None)

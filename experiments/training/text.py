@@ -69,7 +69,19 @@ def train_batches(config: TrainConfig, text: Text, share: Share) -> grain.Datase
     """Returns the endless, shuffled, checkpointable iterator over a share of the training batches."""
     if len(text.sources) == 1:
         documents = text.sources[0].documents
-        batches = make_pipeline(documents, shuffle=True, repeat=True, **_arguments(config, share))
+        batches = make_pipeline(
+            documents,
+            shuffle=True,
+            repeat=True,
+            carry=config.data.carry,
+            **_arguments(config, share),
+        )
+        if config.data.carry:
+            return iter(batches)
+    elif config.data.carry:
+        raise ValueError(
+            f"config.data.carry={config.data.carry}: must be 0 where config.data.path has several folders"
+        )
     else:
         batches = make_mixture(text.sources, **_arguments(config, share))
     return iter(_for_the_model(config, batches))

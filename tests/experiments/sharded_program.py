@@ -65,7 +65,7 @@ def run(config: TrainConfig, devices: list[jax.Device]) -> tuple[float, dict, in
     graphdef, shapes = split_model(config.model)
     # Not Adam, whose first update is as large for a gradient of rounding errors as for any.
     optimizer = optax.sgd(0.5, momentum=0.9)
-    placed = place(layout.mesh, shapes, optimizer)
+    placed = place(layout.mesh, shapes, optimizer.init)
     with jax.set_mesh(layout.mesh):
         params = init_params(config.model, 0, placed.params)
         opt_state = jax.jit(optimizer.init, out_shardings=placed.opt_state)(params)

@@ -4,15 +4,18 @@ A document is an int32 array whose first token is context only, such as `Tokeniz
 never a target. Every other token of every document is a target in exactly one window.
 
 * `StreamWindows` lays all documents end to end and cuts: no padding, and a window may begin inside a document.
+* `CarriedWindows` are those windows in the order in which rows of a batch walk through the text.
 * `DocumentWindows` starts every document at a chunk boundary, where the model resets its memory and attention.
 
-Both are random-access sources for grain; a window is read when it is asked for, from memory or from disk (`Tokens`),
+All are random-access sources for grain; a window is read when it is asked for, from memory or from disk (`Tokens`),
 and a plan takes some bytes a document, not a token.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, TypedDict
 
+import grain
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
@@ -77,6 +80,11 @@ class StreamWindows:
     def __len__(self) -> int:
         return -(-(self._total - 1) // self._length)
 
+    @property
+    def full(self) -> int:
+        """Windows without padding."""
+        return (self._total - 1) // self._length
+
     def __getitem__(self, index: int) -> Window:
         first = index * self._length
         stop = min(first + self._length + 1, self._total)
@@ -89,6 +97,47 @@ class StreamWindows:
         starts = self._tokens.starts
         among_targets = slice(*np.searchsorted(starts, [first + 1, stop]))
         window["loss_mask"][starts[among_targets] - (first + 1)] = False
+        return window
+
+
+class CarriedWindows:
+    """The windows of a batch whose rows walk through the text, endless: row r of step s is record s * rows + r.
+
+    The text's full windows are cut into walks of `carry` adjoining ones, which come in random order, anew in every
+    epoch. A row reads one walk after another, and `reset` is True where a walk starts. The rows' walks start at
+    different steps, so that every step has memories of all ages. What is left of the text after the last whole walk
+    is not read.
+    """
+
+    def __init__(self, windows: StreamWindows, carry: int, rows: int, seed: int):
+        """Plans the walks.
+
+        Args:
+          windows: of the whole text.
+          carry: windows of a walk.
+          rows: of the batch, over all processes.
+          seed: of the walks' order.
+
+        Raises:
+          ValueError: the text has not one walk.
+        """
+        walks = windows.full // carry
+        if not walks:
+            raise ValueError(
+                f"carry is {carry}; the text has {windows.full} full windows, so it must be at most that"
+            )
+        self._windows, self._carry, self._rows = windows, carry, rows
+        self._order = grain.MapDataset.range(walks).seed(seed).shuffle().repeat()
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> Window:
+        step, row = divmod(index, self._rows)
+        number, place = divmod(step + row * self._carry // self._rows, self._carry)
+        walk = self._order[number * self._rows + row]
+        window = self._windows[walk * self._carry + place]
+        window["reset"][0] = place == 0
         return window
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from titans_jax.data.packing import (
+    CarriedWindows,
     DocumentWindows,
     StreamWindows,
     Tokens,
@@ -38,6 +39,7 @@ def make_pipeline(
     process_count: int = 1,
     packing: str = "stream",
     alignment: int = 1,
+    carry: int = 0,
 ) -> grain.IterDataset[dict[str, Any]]:
     """Batches of windows over documents of tokens.
 
@@ -61,6 +63,9 @@ def make_pipeline(
       packing: "stream" (documents end to end, no padding) or "documents" (each starts at a multiple of `alignment`
         with `reset` True).
       alignment: for "documents": the memory's chunk, a divisor of `sequence_length`.
+      carry: 0, or the windows over which a row of the batch goes on through the text before it starts elsewhere,
+        with `reset` True (`packing.CarriedWindows`); for training on "stream". Row r of a batch is then that of the
+        batches before it, for any number of processes whose shares lie one after the other.
 
     Returns:
       A dataset of {"inputs", "targets": int32 [B, T], "loss_mask", "reset": bool [B, T]}.
@@ -69,7 +74,21 @@ def make_pipeline(
       ValueError: an argument is out of its range, or there is less text than one sequence.
     """
     _check(sequence_length, batch_size, seed, process_index, process_count, packing, alignment)
-    dataset = grain.MapDataset.source(_windows(documents, sequence_length, packing, alignment))
+    read_options = _read_options([documents])
+    windows = _windows(documents, sequence_length, packing, alignment)
+    if carry:
+        if not (isinstance(windows, StreamWindows) and shuffle and repeat):
+            raise ValueError(
+                f'carry is {carry}; it needs packing="stream", shuffle=True and repeat=True'
+            )
+        walks = CarriedWindows(windows, carry, batch_size * process_count, seed)
+        one_after_the_other = _Contiguous(walks, batch_size, process_index, process_count)
+        return (
+            grain.MapDataset.source(one_after_the_other)
+            .batch(batch_size)
+            .to_iter_dataset(read_options)
+        )
+    dataset = grain.MapDataset.source(windows)
     if shuffle:
         dataset = dataset.seed(seed).shuffle()
     if repeat:
@@ -78,7 +97,6 @@ def make_pipeline(
         dataset = grain.MapDataset.source(
             _FilledUp(dataset, batch_size * process_count, blank_window(sequence_length))
         )
-    read_options = _read_options([documents])
     return _batches(dataset, batch_size, process_index, process_count, read_options)
 
 
@@ -199,6 +217,21 @@ def _batches(
     # Batched before it becomes an iterator, whose position then counts batches. There is no remainder to drop: a share
     # is endless, or filled up.
     return share.batch(batch_size, drop_remainder=True).to_iter_dataset(read_options)
+
+
+class _Contiguous:
+    """One process's rows of every batch, which are adjoining rows of the whole batch."""
+
+    def __init__(self, windows: CarriedWindows, batch_size: int, index: int, count: int):
+        self._windows, self._rows = windows, batch_size
+        self._first, self._all = index * batch_size, count * batch_size
+
+    def __len__(self) -> int:
+        return len(self._windows) // self._all * self._rows
+
+    def __getitem__(self, index: int) -> Window:
+        step, row = divmod(index, self._rows)
+        return self._windows[step * self._all + self._first + row]
 
 
 class _FilledUp:

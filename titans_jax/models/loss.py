@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from titans_jax.models.language_model import Titans
 from titans_jax.models.sequence_parallel import pipelined_sums, sequence_shards
 from titans_jax.models.token_ids import require_token_ids
-from titans_jax.typing import Array, Float
+from titans_jax.typing import Array, Float, PyTree
 
 
 def next_token_loss(
@@ -44,6 +44,30 @@ def next_token_loss(
     # A batch without targets has loss 0, not NaN.
     loss = nats / jnp.maximum(tokens, 1)
     return loss, {"loss": loss, "tokens": tokens}
+
+
+def carried_loss(
+    model: Titans, batch: Mapping[str, Array], state: PyTree
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], PyTree]:
+    """`next_token_loss` of a batch whose rows go on where `state` stopped, at a chunk's (MAC: a segment's) start.
+
+    Args:
+        model: the language model.
+        batch: as there, with "reset": True where a row starts anew.
+        state: after the tokens before these.
+
+    Returns:
+        The loss, the dict of `next_token_loss`, and the state after the batch.
+
+    Raises:
+        ValueError: as `next_token_loss`.
+    """
+    counting = jnp.where(batch["loss_mask"], batch["targets"], 0)
+    require_token_ids("targets", counting, model.config.vocab_size)
+    logits, state = model(batch["inputs"], state, reset=batch["reset"], aligned=True)
+    nats, tokens = _sums(logits, batch)
+    loss = nats / jnp.maximum(tokens, 1)
+    return loss, {"loss": loss, "tokens": tokens}, state
 
 
 def _sums(

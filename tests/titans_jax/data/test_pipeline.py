@@ -311,3 +311,68 @@ def test_processes_read_disjoint_and_complete_shares_of_a_mixture(tmp_path):
 def test_a_bad_mixture_is_named(parts, message):
     with pytest.raises(ValueError, match=message):
         mixture(parts)
+
+
+# Rows that walk through the text
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_carried_row_goes_on_where_it_stopped(processes):
+    """For `carry` windows, then elsewhere; rows start elsewhere at different steps, and no window comes twice."""
+    length, rows, carry = 4, 4, 3
+    documents = numbered(1 + 4 * 80)  # 80 windows, 26 walks of 3
+    parts = [
+        take(
+            iter(
+                pipeline(
+                    documents,
+                    sequence_length=length,
+                    batch_size=rows // processes,
+                    process_index=index,
+                    process_count=processes,
+                    carry=carry,
+                )
+            ),
+            9,
+        )
+        for index in range(processes)
+    ]
+    batches = [
+        {name: np.concatenate([part[step][name] for part in parts]) for name in parts[0][step]}
+        for step in range(9)
+    ]
+    starts = np.stack([batch["reset"][:, 0] for batch in batches])
+    assert not any(batch["reset"][:, 1:].any() for batch in batches)
+    np.testing.assert_array_equal(
+        starts, [[(s + r * 3 // 4) % 3 == 0 for r in range(4)] for s in range(9)]
+    )
+    for before, after in itertools.pairwise(batches):
+        goes_on = ~after["reset"][:, 0]
+        np.testing.assert_array_equal(after["inputs"][goes_on, 0], before["targets"][goes_on, -1])
+    seen = np.concatenate([batch["inputs"][:, 0] for batch in batches])
+    assert len(set(seen.tolist())) == 36
+
+
+def test_a_carried_row_is_the_same_for_any_number_of_processes():
+    documents = numbered(1 + 4 * 40)
+    options = {"sequence_length": 4, "carry": 3}
+    whole = take(iter(pipeline(documents, batch_size=4, **options)), 20)
+    for index in range(2):
+        share = {"batch_size": 2, "process_index": index, "process_count": 2}
+        for one, part in zip(
+            whole, take(iter(pipeline(documents, **options, **share)), 20), strict=True
+        ):
+            assert_same([part], [{name: x[2 * index : 2 * index + 2] for name, x in one.items()}])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"carry": 11}, "carry is 11; the text has 10 full windows, so it must be at most that"),
+        ({"carry": 2, "repeat": False}, 'carry is 2; it needs packing="stream", shuffle=True and repeat=True'),
+        ({"carry": 2, "packing": "documents"}, 'carry is 2; it needs packing="stream"'),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_carried_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline(numbered(1 + 4 * 10), sequence_length=4, **changes)
