@@ -35,10 +35,14 @@ BATCH, LENGTH, VOCABULARY = 8, 64, 48
 
 
 def make_config(variant: Any) -> TrainConfig:
-    """A model whose heads, tokens and sequences eight devices can share out."""
+    """A model whose heads, tokens and sequences eight devices can share out.
+
+    Its memory does not begin empty: the norm of a read of zeros multiplies gradients by 1 / sqrt(epsilon), and with
+    them the roundings that meshes do not share.
+    """
     model = TitansConfig(
         variant=variant, vocab_size=VOCABULARY, dim=64, num_layers=2, num_heads=8, window=8, segment=8,
-        persistent_tokens=2, feed_forward=64, memory=MemoryConfig(num_heads=8, chunk=8),
+        persistent_tokens=2, feed_forward=64, memory=MemoryConfig(num_heads=8, chunk=8, weights_start="plain"),
         recurrence=RecurrenceConfig(num_heads=8, chunk=8, state_size=16, mini_batch=8),
     )  # fmt: skip
     return TrainConfig(batch_size=BATCH, model=model, data=DataConfig(sequence_length=LENGTH))

@@ -14,6 +14,7 @@ from experiments.lock import LockedError
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.workdir import absolute, open_workdir, read_config, work_alone
 from tests.experiments.tiny_run import tiny_config
+from titans_jax.config import RULE_OF_0_1
 
 
 def test_unwritable_workdir_is_named(tmp_path):
@@ -97,7 +98,8 @@ def test_a_url_stays_one(tmp_path, monkeypatch):
 
 def test_a_run_of_version_0_1_goes_on(tmp_path):
     """Its config has `bound_step` and none of the memory's later fields; another value is still another run."""
-    config = tiny_config(tmp_path)
+    old_rule = {f"model__memory__{name}": value for name, value in RULE_OF_0_1.items()}
+    config = tiny_config(tmp_path, **old_rule)
     open_workdir(tmp_path / "run", config)
     path = tmp_path / "run/config.json"
     later = ("anchor", "bound", "lower_step", "forget_to", "forget_bias", "weights_start")
@@ -108,3 +110,5 @@ def test_a_run_of_version_0_1_goes_on(tmp_path):
     path.write_text(json.dumps(old | {"model.memory.bound_step": False}))
     with pytest.raises(ValueError, match=r"config.model.memory.bound: 'none' in the workdir"):
         open_workdir(tmp_path / "run", config)
+    with pytest.raises(ValueError, match=r"memory.anchor: 'chunk' in the workdir, 'token' given"):
+        open_workdir(tmp_path / "run", tiny_config(tmp_path))
